@@ -1,0 +1,33 @@
+"""What can go wrong, as one tree. Every message names the value at fault and the way out.
+
+Sam3DError
+ ├── SettingsError   a conf key or value that cannot be used
+ ├── VolumeError     an image or label file that cannot be a 3D volume
+ ├── PromptError     clicks, boxes or label names that make no sense for the image
+ ├── GeometryError   a box, grid or affine outside what it is used on
+ └── WeightsError    a checkpoint that is missing, damaged, unsafe or made for another network
+"""
+
+
+class Sam3DError(Exception):
+    """Base of all errors a user can cause; the message is one sentence meant for that user."""
+
+
+class SettingsError(Sam3DError):
+    """A setting is unknown or its value is out of range."""
+
+
+class VolumeError(Sam3DError):
+    """A file does not hold a usable 3D volume."""
+
+
+class PromptError(Sam3DError):
+    """A request's clicks, box or labels cannot be understood."""
+
+
+class GeometryError(Sam3DError):
+    """An affine is singular, or a box lies outside of its volume."""
+
+
+class WeightsError(Sam3DError):
+    """A checkpoint cannot be loaded into the network it was named for."""

@@ -1,0 +1,79 @@
+"""Multi-layer aggregation: four feature maps and the image itself become two logits a voxel."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lib.network import click_maps
+from lib.settings import NetworkSettings
+
+
+def upsample(x: Tensor) -> Tensor:
+    """Twice the size, trilinear, corners aligned (the published decoder's convention)."""
+    return F.interpolate(x, scale_factor=2, mode="trilinear", align_corners=True)
+
+
+def _conv(in_channels: int, out_channels: int) -> nn.Conv3d:
+    return nn.Conv3d(in_channels, out_channels, kernel_size=3, padding=1, bias=False)
+
+
+class AggregationHeads(nn.Module):
+    """One head a feature map; head2 to head5, shallow to deep (names of the published checkpoints)."""
+
+    def __init__(self, settings: NetworkSettings) -> None:
+        super().__init__()
+        for name in ("head2", "head3", "head4", "head5"):
+            self.add_module(name, self._head(settings.neck_dim, settings.head_dim))
+
+    @staticmethod
+    def _head(neck_dim: int, head_dim: int) -> nn.Sequential:
+        return nn.Sequential(
+            _conv(neck_dim, head_dim),
+            nn.InstanceNorm3d(head_dim),
+            nn.ReLU(),
+            _conv(head_dim, head_dim),
+            nn.InstanceNorm3d(head_dim),
+            nn.ReLU(),
+        )
+
+
+class MaskDecoder(nn.Module):
+    """The first fusion convolution is linear in its input channels, so the share of everything the clicks do not touch
+    (three heads and the image) is computed once a patch by `prepare`, and `forward` adds the rest for each prompt."""
+
+    def __init__(self, settings: NetworkSettings) -> None:
+        super().__init__()
+        self.settings = settings
+        self.mlahead = AggregationHeads(settings)
+        maps = click_maps.COUNT if settings.has_click_maps else 0
+        self.cls = nn.Sequential(
+            _conv(4 * settings.head_dim + 1 + maps, settings.head_dim),
+            nn.InstanceNorm3d(settings.head_dim),
+            nn.ReLU(),
+            _conv(settings.head_dim, 2),
+        )
+
+    def prepare(self, features: list[Tensor], image: Tensor) -> Tensor:
+        """features: the three shallow maps (B, C, h, w, d); image (B, 1, H/2, W/2, D/2). Returns their share of the fusion."""
+        heads = (self.mlahead.head2, self.mlahead.head3, self.mlahead.head4)
+        inputs = [upsample(head(feature)) for head, feature in zip(heads, features, strict=True)]
+        dim = self.settings.head_dim
+        weight = torch.cat([self.cls[0].weight[:, : 3 * dim], self.cls[0].weight[:, 4 * dim : 4 * dim + 1]], dim=1)
+        return F.conv3d(torch.cat([*inputs, image], dim=1), weight, padding=1)
+
+    def forward(
+        self, prompted: Tensor, fusion: Tensor, image: Tensor, point_coords: Tensor, point_labels: Tensor
+    ) -> Tensor:
+        """prompted (B, C, h, w, d) from the prompt encoder; fusion from `prepare`; image (B, 1, H/2, W/2, D/2).
+        Returns logits (B, 2, D, H, W): background and object."""
+        dim = self.settings.head_dim
+        fusion = fusion + F.conv3d(
+            upsample(self.mlahead.head5(prompted)), self.cls[0].weight[:, 3 * dim : 4 * dim], padding=1
+        )
+        if self.settings.has_click_maps:
+            maps = click_maps.click_maps(image, point_coords, point_labels, stride=2)
+            fusion = fusion + F.conv3d(maps, self.cls[0].weight[:, 4 * dim + 1 :], padding=1)
+        logits = upsample(self.cls[1:](fusion))
+        return logits.permute(0, 1, 4, 2, 3)  # (h, w, d) back to (d, h, w)
