@@ -1,0 +1,183 @@
+"""Training patches: one random scene, one target in it, as the network sees them."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from lib.synthesis.anatomy import (
+    SCENES,
+    Canvas,
+    confine,
+    host_value,
+    lesion_distance,
+    paint_lesion,
+    paint_skin,
+)
+from lib.synthesis.appearance import Look, Palette, Scanner
+from lib.synthesis.grid import Floats, Grid
+from lib.synthesis.shapes import Vector
+
+Mask = NDArray[np.bool_]
+
+SCENE_SHARES = {"viscera": 0.34, "parenchyma": 0.2, "lung": 0.12, "limb": 0.2, "brain": 0.14}
+STYLE_SHARES = {"smooth": 0.33, "lobulated": 0.4, "fused": 0.17, "spiculated": 0.1}
+DIAMETER_MM = (4.0, 60.0)
+CONTRAST = (0.15, 3.0)
+SMALLEST_VOXELS = 30
+LESION_SHARE = 0.7
+MR_SHARE = 0.4
+# First element of every training stream's seed; phantoms use others, so no phantom is ever trained on.
+TRAINING_STREAM = 1
+
+
+def training_rng(seed: int, worker: int = 0) -> np.random.Generator:
+    """The generator for training patches, never equal to one that makes phantoms."""
+    return np.random.default_rng([TRAINING_STREAM, seed, worker])
+
+
+def training_patch(rng: np.random.Generator, size: int = 64) -> tuple[Floats, Mask]:
+    """A patch (P, P, P) float32 of 1 mm voxels, normalised and clipped, and its target (P, P, P) bool.
+
+    The target has at least 30 voxels and is mostly a lesion, else an organ, vessel or bone.
+    """
+    while True:
+        image, target = _attempt(rng, size)
+        if target.sum() >= SMALLEST_VOXELS and not target.all():
+            return image, target
+
+
+def _attempt(rng: np.random.Generator, size: int) -> tuple[Floats, Mask]:
+    family = "mr" if rng.random() < MR_SHARE else "ct"
+    palette = Palette.draw(rng, family, wildness=0.25)
+    canvas = Canvas(Grid.centred((size, size, size)), palette, rng, warp_mm=float(rng.uniform(0.3, 2.5)))
+    SCENES[_pick(rng, SCENE_SHARES)](canvas)
+    if rng.random() < 0.2:
+        paint_skin(canvas, rng.standard_normal(3), float(rng.uniform(0.05, 0.7)) * size / 2)
+    organ = _organ_target(canvas) if rng.random() > LESION_SHARE else None
+    limit = 0.4
+    if organ is None:
+        target, limit = _lesion_target(canvas)
+    else:
+        target = organ
+        _scatter(canvas, None, target, 0.3)
+    scanner = Scanner.draw(rng, family)
+    if scanner.noise > limit:
+        scanner = Scanner(**{**vars(scanner), "noise": limit})
+    return _expose(canvas, scanner), target
+
+
+def _expose(canvas: Canvas, scanner: Scanner) -> Floats:
+    """The finished picture: acquired, windowed, normalised."""
+    rng, palette = canvas.rng, canvas.palette
+    image = scanner.acquire(canvas.picture, canvas.grid, palette.values["air"], rng)
+    low, high = palette.low, palette.high
+    if palette.family == "mr":
+        # A volume's percentiles are not its patch's: move part of the way to the patch's own mean and deviation.
+        tissue = image[::2, ::2, ::2][image[::2, ::2, ::2] > palette.values["air"] + 0.3]
+        if tissue.size > 1000:
+            scale = float(np.clip(tissue.std(), 0.3, 2.0)) ** -float(rng.uniform(0.2, 0.9))
+            shift = float(tissue.mean()) * float(rng.uniform(0.2, 1.0))
+            image, low, high = (image - shift) * scale, (low - shift) * scale, (high - shift) * scale
+            low, high = max(low, -3.0), min(high, 4.5)
+    elif rng.random() < 0.15:
+        low, high = low + float(rng.uniform(0, 0.7)), high - float(rng.uniform(0, 0.9))
+    return np.asarray(np.clip(image, low, high), np.float32)
+
+
+# --------------------------------------------------------------------- targets
+
+
+def _lesion_target(canvas: Canvas) -> tuple[Mask, float]:
+    """Paint the target lesion and its like; returns it and how much noise it bears."""
+    rng = canvas.rng
+    radius = 0.5 * _log_uniform(rng, *DIAMETER_MM)
+    style = _pick(rng, STYLE_SHARES)
+    target = np.zeros(canvas.grid.shape, np.bool_)
+    while True:
+        box, distance = lesion_distance(canvas, _lesion_centre(canvas, radius), radius, style)
+        if distance.size and rng.random() < 0.3:
+            distance = confine(canvas, box, distance)
+        if (distance < 0).sum() >= SMALLEST_VOXELS:
+            break
+        radius *= 1.08
+    contrast = _log_uniform(rng, *CONTRAST) * (1 if rng.random() < 0.5 else -1)
+    look = Look.draw(rng, host_value(canvas, box, distance), contrast, canvas.palette, radius)
+    paint_lesion(canvas, box, distance, look, radius)
+    target[box] = distance < 0
+    if rng.random() < 0.45:
+        _scatter(canvas, look, target, radius)
+    # Texture and size both help the eye; a small pale lesion drowns in noise that a large one bears.
+    return target, max(0.03, 0.8 * max(abs(contrast), look.texture) * np.sqrt(radius / 2.0))
+
+
+def _lesion_centre(canvas: Canvas, radius_mm: float) -> Vector:
+    """Where the lesion goes: mostly so that the patch's centre, the click, lies in it."""
+    rng, middle = canvas.rng, tuple(n // 2 for n in canvas.grid.shape)
+    here = np.array([axis[middle] for axis in canvas.coordinates], np.float64)
+    choice = rng.random()
+    if choice > 0.8:
+        return canvas.random_point(0.05)
+    offset = rng.standard_normal(3)
+    reach = 0.35 if choice < 0.55 else 0.75
+    offset *= reach * radius_mm * rng.random() ** (1 / 3) / np.linalg.norm(offset)
+    return np.asarray(here - offset, np.float64)
+
+
+def _scatter(canvas: Canvas, look: Look | None, target: Mask, radius_mm: float) -> None:
+    """Other lesions, of the target's look where one is given, that keep clear of the target."""
+    rng = canvas.rng
+    kept_clear = ndimage.binary_dilation(target, iterations=2) if look is not None else None
+    for _ in range(int(rng.integers(1, 5))):
+        radius = radius_mm * float(rng.uniform(0.5, 1.4)) if look is not None else 0.5 * _log_uniform(rng, 4, 20)
+        radius = float(np.clip(radius, 2.0, 14.0))
+        box, distance = lesion_distance(canvas, canvas.random_point(), radius, _pick(rng, STYLE_SHARES))
+        if not distance.size or (kept_clear is not None and (kept_clear[box] & (distance < 0.5)).any()):
+            continue
+        if kept_clear is None:
+            contrast = _log_uniform(rng, *CONTRAST) * (1 if rng.random() < 0.5 else -1)
+            fresh = Look.draw(rng, host_value(canvas, box, distance), contrast, canvas.palette, radius)
+            paint_lesion(canvas, box, distance, fresh, radius)
+        elif look is not None:
+            paint_lesion(canvas, box, distance, look, radius)
+
+
+def _organ_target(canvas: Canvas) -> Mask | None:
+    """One piece of one structure, if any stands out from what lies around it."""
+    rng, shape = canvas.rng, canvas.grid.shape
+    counts = np.bincount(canvas.labels.ravel(), minlength=len(canvas.names) + 1)
+    fits = [n for n in range(1, len(counts)) if SMALLEST_VOXELS <= counts[n] <= 0.7 * canvas.labels.size]
+    if not fits:
+        return None
+    centre = int(canvas.labels[tuple(n // 2 for n in shape)])
+    number = centre if centre in fits and rng.random() < 0.9 else int(rng.choice(fits))
+    parts, count = ndimage.label(canvas.labels == number)
+    part = int(parts[tuple(n // 2 for n in shape)])
+    if not part:
+        sizes = np.bincount(parts.ravel())
+        sizes[0] = 0
+        part = int(sizes.argmax())
+    target = np.asarray(parts == part, np.bool_)
+    if target.sum() < SMALLEST_VOXELS or not _stands_out(canvas, target):
+        return None
+    return target
+
+
+def _stands_out(canvas: Canvas, target: Mask) -> bool:
+    """Whether the picture changes at the target's border."""
+    palette = canvas.palette
+    outside = ndimage.binary_dilation(target, iterations=2) & ~target
+    inside = target & ~ndimage.binary_erosion(target, iterations=2, border_value=1)
+    if not outside.any():
+        return False
+    inner, outer = (np.clip(canvas.picture[where], palette.low, palette.high) for where in (inside, outside))
+    return bool(abs(float(inner.mean()) - float(outer.mean())) > CONTRAST[0])
+
+
+def _log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
+    return float(np.exp(rng.uniform(np.log(low), np.log(high))))
+
+
+def _pick(rng: np.random.Generator, shares: dict[str, float]) -> str:
+    return str(rng.choice(list(shares), p=list(shares.values())))
