@@ -1,0 +1,269 @@
+"""Weights cross the border with papers: what was loaded, resized, left fresh or not used is always said.
+
+Three formats come in: a 2D SAM checkpoint, a published 3DSAM-adapter checkpoint, and our own (safetensors beside a JSON
+card). Only our own goes out. Pickled code is never run: everything is loaded with `weights_only=True` or by safetensors.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_safetensors
+from safetensors.torch import save as save_safetensors
+from torch import Tensor
+from torch.nn import functional as F
+
+from lib.errors import WeightsError
+from lib.network.build import build_sam3d
+from lib.network.sam3d import Sam3D
+from lib.settings import Intensity, NetworkSettings
+
+CARD_FORMAT = 1
+# Our component names, and those of the published checkpoints (and of the golden cases).
+PUBLISHED_COMPONENTS = {"image_encoder": "encoder", "prompt_encoder": "prompt_encoder", "mask_decoder": "decoder"}
+# Stored by the published code but without any influence on its answers.
+_UNUSED_PUBLISHED = ("attn_mask", "cross_attn_token_to_image", "positional_encoding_gaussian_matrix")
+# Ours alone: they start at zero, which leaves a published network's answers unchanged.
+_OURS = ("prompt_encoder.background_embedding", "prompt_encoder.click_proj.weight")
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """Names of parameters: copied as they are, copied after a change of size, left as initialised; and of stored
+    tensors that have no place in the network."""
+
+    loaded: tuple[str, ...]
+    resized: tuple[str, ...]
+    fresh: tuple[str, ...]
+    unused: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return (
+            f"{len(self.loaded)} loaded, {len(self.resized)} resized, {len(self.fresh)} fresh, {len(self.unused)} unused"
+        )
+
+
+@dataclass(frozen=True)
+class Card:
+    """What weights are, in words and numbers; stored as JSON beside them."""
+
+    variant: str
+    network: NetworkSettings
+    preset: str
+    intensity: Intensity
+    spacing_mm: float
+    labels: tuple[str, ...] = ()
+    version: str = "1"
+    is_trained: bool = False
+    has_background_clicks: bool = False
+    has_automatic_mode: bool = False
+    licence: str = "Apache-2.0"
+    description: str = ""
+    figures: Mapping[str, Any] = field(default_factory=dict)
+    parent_sha256: str | None = None
+    sha256: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        return {"format": CARD_FORMAT, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any], source: str) -> Card:
+        """Raises WeightsError when the card is of another format or lacks something."""
+        if values.get("format") != CARD_FORMAT:
+            raise WeightsError(f"{source} has card format {values.get('format')!r}; this version reads {CARD_FORMAT}")
+        try:
+            known = {f.name: values[f.name] for f in fields(cls) if f.name in values}
+            network = {**known.pop("network")}
+            network["neck_blocks"] = tuple(network["neck_blocks"])
+            return cls(
+                network=NetworkSettings(**network),
+                intensity=Intensity(**known.pop("intensity")),
+                labels=tuple(known.pop("labels", ())),
+                **known,
+            )
+        except (KeyError, TypeError) as error:
+            raise WeightsError(f"{source} is not a complete model card: {error}") from error
+
+
+def published_name(name: str) -> str:
+    """The published checkpoints' name of one of our parameters, its component as prefix."""
+    component, rest = name.split(".", 1)
+    return f"{PUBLISHED_COMPONENTS[component]}.{rest}"
+
+
+def load_sam_checkpoint(network: Sam3D, path: Path) -> LoadReport:
+    """SAM's 2D image encoder into ours; then each depth table starts as the mean of its block's two in-plane ones.
+
+    Raises WeightsError when a tensor of SAM's is missing or has a shape that no resampling mends.
+    """
+    stored = {k: v for k, v in _tensors(_load_pickle(path), path).items() if k.startswith("image_encoder.")}
+    groups = network.parameter_groups()
+    ours = {name for names in groups.values() for name in names} | {
+        name for name in network.state_dict() if name.endswith("attn.lr")
+    }
+    report = _fill(network, stored, path, may_be_fresh=ours, may_be_unused=("image_encoder.neck.",))
+    with torch.no_grad():
+        for block in network.image_encoder.blocks:
+            attention = block.attn
+            attention.rel_pos_d.copy_(0.5 * (attention.rel_pos_h + attention.rel_pos_w))  # type: ignore[union-attr, operator]
+    return report
+
+
+def load_published_checkpoint(network: Sam3D, path: Path) -> LoadReport:
+    """A published 3DSAM-adapter checkpoint: `encoder_dict`, `decoder_dict` and a list of prompt encoders, whose last one
+    is the one in use. Raises WeightsError when parts are missing or do not fit."""
+    content = _load_pickle(path)
+    missing = {"encoder_dict", "decoder_dict", "feature_dict"} - set(content)
+    if missing:
+        raise WeightsError(f"{path.name} is no published 3DSAM-adapter checkpoint: it lacks {sorted(missing)}")
+    prompt_encoders = content["feature_dict"]
+    if not isinstance(prompt_encoders, list) or not prompt_encoders:
+        raise WeightsError(f"{path.name} holds no list of prompt encoders under feature_dict")
+    parts = {
+        "image_encoder": content["encoder_dict"],
+        "prompt_encoder": prompt_encoders[-1],
+        "mask_decoder": content["decoder_dict"],
+    }
+    stored = {f"{part}.{key}": value for part, state in parts.items() for key, value in _tensors(state, path).items()}
+    return _fill(network, stored, path, may_be_fresh=set(_OURS), may_be_unused=_UNUSED_PUBLISHED)
+
+
+def is_published_checkpoint(path: Path) -> bool:
+    """Whether a `.pth` file has the layout of the published 3DSAM-adapter checkpoints."""
+    return "encoder_dict" in _load_pickle(path)
+
+
+def save_weights(network: Sam3D, card: Card, path: Path) -> Card:
+    """Write `path` (.safetensors) and its card, each whole or not at all, the card last; returns the card with its hash."""
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    data = save_safetensors(state)
+    card = Card(**{**{f.name: getattr(card, f.name) for f in fields(card)}, "sha256": sha256(data).hexdigest()})
+    write_atomically(path, data)
+    write_atomically(card_path(path), (json.dumps(card.as_json(), indent=1, ensure_ascii=False) + "\n").encode())
+    return card
+
+
+def load_weights(path: Path) -> tuple[Sam3D, Card]:
+    """A network as it was saved, with its card. Raises WeightsError when either file is missing, damaged or does not
+    belong to the other."""
+    card = read_card(path)
+    data = _read(path)
+    digest = sha256(data).hexdigest()
+    if digest != card.sha256:
+        raise WeightsError(f"{path.name} has sha256 {digest[:12]}, its card says {card.sha256[:12]}: fetch both again")
+    try:
+        state = load_safetensors(data)
+    except SafetensorError as error:
+        raise WeightsError(f"{path.name} is not a readable safetensors file: {error}") from error
+    network = build_sam3d(card.network)
+    _fill(network, state, path, may_be_fresh=set(), may_be_unused=())
+    return network, card
+
+
+def read_card(path: Path) -> Card:
+    """The card beside a weights file."""
+    beside = card_path(path)
+    try:
+        values = json.loads(_read(beside))
+    except ValueError as error:
+        raise WeightsError(f"{beside.name} is not JSON: {error}") from error
+    return Card.from_json(values, beside.name)
+
+
+def card_path(path: Path) -> Path:
+    return path.with_suffix(".json")
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """All of `data` at `path`, or what was there before; survives a kill or a full disk at any moment."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise WeightsError(f"{path.name} cannot be read: {error.strerror or error}") from error
+
+
+def _load_pickle(path: Path) -> dict[str, Any]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise WeightsError(
+            f"{path.name} holds more than tensors and was not opened, for loading it could run code: "
+            "ask its authors for a plain state dict"
+        ) from error
+    except OSError as error:
+        raise WeightsError(f"{path.name} cannot be read: {error.strerror or error}") from error
+    except (RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise WeightsError(f"{path.name} is damaged or no PyTorch checkpoint: fetch it again ({error})") from error
+    if not isinstance(content, dict):
+        raise WeightsError(f"{path.name} holds a {type(content).__name__}, not a state dict")
+    return content
+
+
+def _tensors(state: Any, path: Path) -> dict[str, Tensor]:
+    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise WeightsError(f"{path.name} does not hold a state dict of tensors where one was expected")
+    return dict(state)
+
+
+def _fill(
+    network: Sam3D, stored: Mapping[str, Tensor], path: Path, may_be_fresh: set[str], may_be_unused: Iterable[str]
+) -> LoadReport:
+    """Copy stored tensors into the network by name; any gap that was not announced is an error, and changes nothing."""
+    own = network.state_dict()
+    allowed = tuple(may_be_unused)
+    fresh = sorted(set(own) - set(stored))
+    unused = sorted(set(stored) - set(own))
+    if gaps := sorted(set(fresh) - may_be_fresh):
+        raise WeightsError(f"{path.name} does not fit this network: not found in it {_some(gaps)}")
+    if strangers := [name for name in unused if not any(part in name for part in allowed)]:
+        raise WeightsError(f"{path.name} does not fit this network: no place for {_some(strangers)}")
+    resized = sorted(name for name in own if name in stored and stored[name].shape != own[name].shape)
+    fitted = {name: _fitted(name, stored[name], own[name].shape, path) for name in own if name in stored}
+    if broken := sorted(name for name, tensor in fitted.items() if not tensor.isfinite().all()):
+        raise WeightsError(f"{path.name} holds values that are not finite, in {_some(broken)}")
+    network.load_state_dict(fitted, strict=False)
+    loaded = sorted(set(fitted) - set(resized))
+    return LoadReport(tuple(loaded), tuple(resized), tuple(fresh), tuple(unused))
+
+
+def _fitted(name: str, tensor: Tensor, shape: torch.Size, path: Path) -> Tensor:
+    """The tensor at another size, where resampling means something: positions are, weights are not."""
+    if tensor.shape == shape:
+        return tensor
+    if name.endswith("pos_embed") and tensor.ndim == 4 and tensor.shape[-1] == shape[-1]:
+        resampled = F.interpolate(tensor.movedim(-1, 1), size=shape[1:3], mode="bilinear", antialias=True)
+        return resampled.movedim(1, -1)
+    if ".rel_pos_" in name and tensor.ndim == 2 and tensor.shape[-1] == shape[-1]:
+        return F.interpolate(tensor.T[None], size=shape[0], mode="linear")[0].T
+    raise WeightsError(
+        f"{path.name} does not fit this network: {name} is {tuple(tensor.shape)}, expected {tuple(shape)}; "
+        "name the variant it was made for with --conf variant"
+    )
+
+
+def _some(names: list[str]) -> str:
+    return str(names[:5]) if len(names) <= 5 else f"{names[:5]} and {len(names) - 5} more"
