@@ -68,6 +68,8 @@ class Palette:
         values["cortical"] = air + float(rng.uniform(0, 0.5))
         values["fat"] = float(rng.uniform(0.3, 2.4)) if rng.random() < 0.6 else air + float(rng.uniform(0.1, 0.8))
         values["fluid"] = float(rng.uniform(1.0, 3.0)) if rng.random() < 0.5 else air + float(rng.uniform(0.2, 0.7))
+        if rng.random() < 0.7:
+            values["marrow"] = 0.8 * values["fat"] + 0.2 * values["marrow"]
         values["vessel"] = float(rng.uniform(air, 2.8))
         return cls("mr", values, air - 0.15, float(rng.uniform(2.2, 4.0)))
 

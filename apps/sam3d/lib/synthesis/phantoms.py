@@ -1,0 +1,263 @@
+"""Whole synthetic volumes with an affine and known labels: demo studies, tests, held-out evaluation.
+
+Their random streams are seeded apart from those of training (`patches.training_rng`), so that no phantom is ever a training patch.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from nibabel import orientations
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from lib.errors import GeometryError
+from lib.synthesis.anatomy import (
+    LESION_STYLES,
+    SCENES,
+    Canvas,
+    confine,
+    host_value,
+    lesion_distance,
+    paint_lesion,
+)
+from lib.synthesis.appearance import CT, Look, Palette, Scanner
+from lib.synthesis.body import abdomen
+from lib.synthesis.grid import Grid
+from lib.synthesis.patches import Mask
+
+# First element of each stream's seed; patches.TRAINING_STREAM is 1.
+PHANTOM_STREAM = 2
+HELD_OUT_STREAM = 3
+
+FAMILIES = ("ct", "mr")
+# Field of view, to the right and to the front, from which a whole body is shown.
+BODY_FROM_MM = 200.0
+MR_UNIT = 250.0
+
+
+@dataclass(frozen=True)
+class Phantom:
+    """A volume and the truth about it.
+
+    array: (I, J, K) int16, HU for `ct`, arbitrary and non-negative for `mr`; affine: (4, 4) voxel index to RAS mm;
+    label_map: (I, J, K) uint8, where n stands for names[n - 1]; the first name is always `lesion`.
+    """
+
+    array: NDArray[np.int16]
+    affine: NDArray[np.float64]
+    label_map: NDArray[np.uint8]
+    names: tuple[str, ...]
+
+    def lesions(self) -> list[Mask]:
+        """Each lesion by itself, the largest first."""
+        parts, count = ndimage.label(self.label_map == 1)
+        masks = [np.asarray(parts == number, np.bool_) for number in range(1, count + 1)]
+        return sorted(masks, key=lambda mask: -int(mask.sum()))
+
+    def structure(self, name: str) -> Mask:
+        return np.asarray(self.label_map == self.names.index(name) + 1, np.bool_)
+
+
+def make_phantom(
+    seed: int,
+    shape: tuple[int, int, int] = (192, 192, 96),
+    spacing_mm: tuple[float, float, float] = (1.8, 1.8, 2.5),
+    orientation: str = "RAS",
+    family: str = "ct",
+    rotation: NDArray[np.float64] | None = None,
+    scene: str | None = None,
+) -> Phantom:
+    """A phantom on the native grid asked for; the same arguments give the same bytes.
+
+    shape, spacing_mm: along the native axes i, j, k. orientation: those axes' codes, such as `LPS` or `SAR`.
+    rotation: (3, 3), turns patient and grid together about 0 mm, for an oblique affine. scene: `abdomen` or a key of
+    `anatomy.SCENES`; by default an abdomen where the field of view holds one. With one seed, volumes of one size in
+    mm and voxels show the same patient whatever their orientation.
+    Raises GeometryError for an orientation that names no three axes.
+    """
+    rng = np.random.default_rng([PHANTOM_STREAM, seed])
+    return _make(rng, shape, spacing_mm, orientation, family, rotation, scene)
+
+
+def _make(
+    rng: np.random.Generator,
+    shape: tuple[int, int, int],
+    spacing_mm: tuple[float, float, float],
+    orientation: str,
+    family: str,
+    rotation: NDArray[np.float64] | None,
+    scene: str | None,
+) -> Phantom:
+    turn = _turn_from_ras(orientation)
+    # turn[r] is the native axis that RAS axis r becomes.
+    native_axes = turn[:, 0].astype(int)
+    grid = Grid.centred(tuple(shape[a] for a in native_axes), tuple(spacing_mm[a] for a in native_axes))
+    affine = np.diag([*(spacing_mm[a] for a in native_axes), 1.0])
+    affine[:3, 3] = grid.low_mm
+    array, label_map, names = _paint(rng, grid, family, scene)
+    affine = affine @ orientations.inv_ornt_aff(turn, grid.shape)
+    if rotation is not None:
+        affine[:3] = rotation @ affine[:3]
+    first, second = (orientations.apply_orientation(part, turn) for part in (array, label_map))
+    return Phantom(np.ascontiguousarray(first), affine, np.ascontiguousarray(second), names)
+
+
+def _turn_from_ras(orientation: str) -> NDArray[np.float64]:
+    pairs = ("RL", "AP", "SI")
+    if len(orientation) != 3 or any(sum(code in pair for code in orientation) != 1 for pair in pairs):
+        raise GeometryError(f"orientation {orientation!r} does not name three axes; give one such as 'RAS' or 'LPS'")
+    native = orientations.axcodes2ornt(tuple(orientation))
+    return np.asarray(orientations.ornt_transform(orientations.axcodes2ornt("RAS"), native))
+
+
+def _paint(rng: np.random.Generator, grid: Grid, family: str, scene: str | None) -> tuple[NDArray[np.int16], NDArray[np.uint8], tuple[str, ...]]:
+    """Picture, labels and names on a grid whose axes run to Right, Anterior, Superior."""
+    palette = Palette.draw(rng, family)
+    canvas = Canvas(grid, palette, rng, warp_mm=float(rng.uniform(0.5, 2.0)))
+    extent = grid.high_mm - grid.low_mm
+    name = scene or ("abdomen" if min(extent[:2]) >= BODY_FROM_MM else "viscera")
+    (abdomen if name == "abdomen" else SCENES[name])(canvas)
+    lesion = _paint_lesions(canvas)
+    blur = tuple(float(0.7 / max(1.0, step)) for step in grid.spacing_mm)
+    scanner = Scanner(
+        blur=(blur[0], blur[1], blur[2]),
+        noise=float(rng.uniform(0.04, 0.15)),
+        grain=float(rng.uniform(0.4, 0.9)),
+        bias=float(rng.uniform(0.02, 0.1)) if family == "mr" else 0.0,
+    )
+    image = scanner.acquire(canvas.picture, grid, palette.values["air"], rng)
+    if family == "mr":
+        array = np.clip((image - palette.values["air"]) * MR_UNIT, 0, 8000)
+    else:
+        array = np.clip(image * CT.std + CT.mean, -1024, 3071)
+    label_map, names = _gather(canvas, lesion)
+    return np.rint(array).astype(np.int16), label_map, names
+
+
+def _gather(canvas: Canvas, lesion: Mask) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
+    """One number per name, lesions first: structures of one name share it."""
+    names = ("lesion", *dict.fromkeys(canvas.names))
+    table = np.array([0, *(names.index(name) + 1 for name in canvas.names)], np.uint8)
+    label_map = table[canvas.labels]
+    label_map[lesion] = 1
+    return label_map, names
+
+
+def _paint_lesions(canvas: Canvas) -> Mask:
+    """Two to four lesions that keep clear of one another, in whatever structures there are."""
+    rng, lesion = canvas.rng, np.zeros(canvas.grid.shape, np.bool_)
+    extent, step = canvas.grid.high_mm - canvas.grid.low_mm, max(canvas.grid.spacing_mm)
+    most = float(max(2.5 * step, min(28.0, 0.16 * extent.min())))
+    wanted = int(rng.integers(2, 5))
+    candidates = np.flatnonzero(np.isin(canvas.labels, [n + 1 for n, name in enumerate(canvas.names) if name in HOSTS]))
+    if not candidates.size:
+        candidates = np.arange(canvas.labels.size)
+    for attempt in range(60):
+        if wanted == 0:
+            break
+        # The later attempts make do with less room.
+        radius = float(np.exp(rng.uniform(np.log(min(4.0, 0.6 * most)), np.log(most)))) * (1.0 if attempt < 30 else 0.6)
+        index = np.unravel_index(int(rng.choice(candidates)), canvas.grid.shape)
+        centre = np.array([axis[index] for axis in canvas.coordinates], np.float64)
+        box, distance = lesion_distance(canvas, centre, radius, str(rng.choice(LESION_STYLES)))
+        if distance.size and rng.random() < 0.5:
+            distance = confine(canvas, box, distance)
+        if (distance < 0).sum() < 40 or (lesion[box] & (distance < 2.5 * step)).any():
+            continue
+        contrast = float(np.exp(rng.uniform(np.log(0.35), np.log(1.6)))) * (-1 if rng.random() < 0.6 else 1)
+        look = Look.draw(rng, host_value(canvas, box, distance), contrast, canvas.palette, radius)
+        paint_lesion(canvas, box, distance, look, radius)
+        lesion[box] |= distance < 0
+        wanted -= 1
+    return lesion
+
+
+HOSTS = frozenset({"organ", "liver", "spleen", "kidney_left", "kidney_right", "pancreas", "muscle", "wall"})
+
+
+# --------------------------------------------------------------- held-out cases
+
+
+def held_out_cases(count: int, seed: int = 0, family: str = "ct") -> Iterator[tuple[NDArray[np.int16], NDArray[np.float64], Mask]]:
+    """`count` cases (array, affine, label) for evaluation, of many scenes, spacings and orientations.
+
+    Each has one target: mostly one of its lesions, else a whole organ. Case n of a seed is the same however many are asked for.
+    """
+    for index in range(count):
+        rng = np.random.default_rng([HELD_OUT_STREAM, seed, index])
+        yield _held_out_case(rng, family)
+
+
+def _held_out_case(rng: np.random.Generator, family: str) -> tuple[NDArray[np.int16], NDArray[np.float64], Mask]:
+    is_body = rng.random() < 0.4
+    in_plane = float(rng.uniform(1.6, 2.0) if is_body else rng.uniform(0.7, 1.4))
+    side = 160 if is_body else int(rng.integers(80, 129))
+    slice_mm = float(rng.uniform(1.0, 5.0))
+    slices = int(np.clip(rng.uniform(80, 160) / slice_mm, 20, 100))
+    orientation = str(rng.choice(["RAS", "LPS", "LAS", "RPI"]))
+    scene = "abdomen" if is_body else str(rng.choice(sorted(SCENES)))
+    while True:
+        phantom = _make(rng, (side, side, slices), (in_plane, in_plane, slice_mm), orientation, family, None, scene)
+        label = _one_target(rng, phantom)
+        if label is not None:
+            return phantom.array, phantom.affine, label
+
+
+def _one_target(rng: np.random.Generator, phantom: Phantom) -> Mask | None:
+    organs = [name for name in phantom.names if name in ("liver", "spleen", "kidney_left", "kidney_right")]
+    if organs and rng.random() < 0.35:
+        label = phantom.structure(str(rng.choice(organs)))
+        return label if label.sum() > 200 else None
+    lesions = [mask for mask in phantom.lesions() if mask.sum() >= 30]
+    return lesions[int(rng.integers(len(lesions)))] if lesions else None
+
+
+# ------------------------------------------------------------------ demo studies
+
+
+@dataclass(frozen=True)
+class DemoStudy:
+    """A written study, and the voxel (i, j, k) whose click finds its largest lesion."""
+
+    path: Path
+    click: tuple[int, int, int]
+
+
+def write_studies(folder: Path, count: int = 3, seed: int = 7) -> list[DemoStudy]:
+    """Write `demo_ct_1.nii.gz`, ... into `folder`: images only, for labels beside them would be taken for images."""
+    folder.mkdir(parents=True, exist_ok=True)
+    studies = []
+    for number in range(1, count + 1):
+        phantom = make_phantom(seed + number, orientation=("RAS", "LPS", "LAS")[number % 3])
+        path = folder / f"demo_ct_{number}.nii.gz"
+        _write_nifti(phantom, path)
+        studies.append(DemoStudy(path, suggested_click(phantom)))
+    return studies
+
+
+def suggested_click(phantom: Phantom) -> tuple[int, int, int]:
+    """The voxel of the largest lesion that lies deepest in it."""
+    spacing = np.linalg.norm(phantom.affine[:3, :3], axis=0)
+    depth = ndimage.distance_transform_edt(np.pad(phantom.lesions()[0], 1), sampling=spacing)
+    i, j, k = np.unravel_index(int(depth.argmax()), depth.shape)
+    return int(i) - 1, int(j) - 1, int(k) - 1
+
+
+def _write_nifti(phantom: Phantom, path: Path) -> None:
+    image = nib.Nifti1Image(phantom.array, phantom.affine)
+    image.set_qform(phantom.affine, code=1)
+    image.set_sform(phantom.affine, code=1)
+    image.header.set_xyzt_units("mm")
+    # The temporary name starts with a dot, which a datastore does not list, and keeps the ending nibabel goes by.
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        nib.save(image, temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
