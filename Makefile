@@ -1,0 +1,43 @@
+# Every target does its own set-up first. `make help` lists them; CONTRIBUTING.md says more.
+VENV ?= .venv
+PORT ?= 8000
+STUDIES ?= demo/studies
+# In front of PATH: the server calls `python` and `itkimage2segimage` by name.
+export PATH := $(abspath $(VENV))/bin:$(PATH)
+export VENV PYTHON CPU
+.DEFAULT_GOAL := help
+.PHONY: help setup format lint types test test-fast demo bench lock clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
+
+setup: ## make .venv and install the locked packages (CPU=1: PyTorch's CPU build)
+	@requirements/install.sh
+
+format: setup ## rewrite the code as the linter wants it
+	ruff check --fix-only --quiet . && ruff format .
+
+lint: setup ## ruff, rules and format
+	ruff check . && ruff format --check .
+
+types: setup ## mypy
+	mypy
+
+test: lint types ## everything that is checked: lint, types, all tests
+	python -m pytest
+
+test-fast: setup ## the tests that take seconds and start no server
+	python -m pytest -m "not slow and not app and not e2e and not data and not gpu"
+
+demo: setup ## serve the demo studies on 127.0.0.1 (PORT=8000, STUDIES=demo/studies)
+	python apps/sam3d/cli.py demo --studies "$(STUDIES)" --port $(PORT)
+
+bench: setup ## run every benchmark; each prints one line of JSON
+	@for file in benchmarks/*.py; do python "$$file" || exit 1; done
+
+lock: ## resolve the newest allowed versions into requirements/*.lock (needs uv and a network)
+	python3 requirements/lock.py
+
+clean: ## remove caches and the demo's files, not .venv
+	rm -rf demo build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find apps tests benchmarks requirements -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,63 @@
+#!/usr/bin/env bash
+# Bring the virtual environment VENV up to date with the locks beside this file; do nothing where it already is.
+#   VENV    the environment's folder (default: .venv in the project)
+#   PYTHON  the interpreter to make it with (default: the first of Python 3.10 to 3.12 found)
+#   CPU=1   put PyTorch's CPU build in place of the default one; pip must be told where that is, see CONTRIBUTING.md
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+venv=${VENV:-$here/../.venv}
+torch_version=$(sed -n 's/^torch==\([0-9.]*\).*/\1/p' "$here/torch.lock")
+
+fail() {
+    echo "$1" >&2
+    exit 1
+}
+
+fits() {
+    "$1" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' 2>/dev/null
+}
+
+find_python() {
+    if [ -n "${PYTHON:-}" ]; then
+        fits "$PYTHON" || fail "PYTHON=$PYTHON is not Python 3.10, 3.11 or 3.12: name one that is."
+        echo "$PYTHON"
+        return
+    fi
+    for name in python3 python3.12 python3.11 python3.10; do
+        if fits "$name"; then
+            echo "$name"
+            return
+        fi
+    done
+    fail "Found no Python 3.10, 3.11 or 3.12 on PATH: install one, or name it with 'make PYTHON=/path/to/python3 ...'."
+}
+
+[ "$(uname -sm)" = "Linux x86_64" ] || fail "The locks are for Linux on x86-64, and this is $(uname -sm)."
+stamp="cpu=${CPU:-0} $(cat "$here"/{torch,packages,source}.lock | sha256sum)"
+if [ "$(cat "$venv/.installed" 2>/dev/null)" = "$stamp" ] && fits "$venv/bin/python"; then
+    exit 0
+fi
+
+python=$(find_python)
+echo "Setting up $venv with $("$python" --version): a few minutes and about 8 GB (2 GB with CPU=1)."
+# A virtual environment made in another folder, or by a Python that is gone, does not run.
+"$python" -m venv --clear "$venv" ||
+    fail "$python cannot make a virtual environment: on Debian and Ubuntu, install the package python3-venv."
+
+# The locks are complete, so pip has nothing to resolve. Bytecode is compiled when a module is first imported.
+install() {
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-input --no-compile --no-deps "$@"
+}
+locked=(--require-hashes --only-binary :all:)
+if [ "${CPU:-0}" = 1 ]; then
+    install "torch==$torch_version+cpu" ||
+        fail "pip found no CPU build of torch $torch_version: set PIP_EXTRA_INDEX_URL or PIP_FIND_LINKS (see CONTRIBUTING.md)."
+    install "${locked[@]}" -r "$here/packages.lock"
+else
+    install "${locked[@]}" -r "$here/torch.lock" -r "$here/packages.lock"
+fi
+# Built with what was just installed: in an isolated build sam2 would download a second torch.
+SAM2_BUILD_CUDA=0 install --require-hashes --no-build-isolation --use-pep517 -r "$here/source.lock"
+"$venv/bin/python" -m pip check --disable-pip-version-check
+echo "$stamp" >"$venv/.installed"
