@@ -65,7 +65,9 @@ class Canvas:
         x, y, z = np.meshgrid(*self.grid.crop(box).axes, indexing="ij", sparse=True)
         return x, y, z
 
-    def fill(self, box: Box, distance: Floats, value: float | Floats, softness_mm: float = 1.0, number: int | None = None) -> None:
+    def fill(
+        self, box: Box, distance: Floats, value: float | Floats, softness_mm: float = 1.0, number: int | None = None
+    ) -> None:
         """Paint where `distance` (over the box) is negative, with an edge `softness_mm` wide."""
         share = np.clip(np.float32(0.5) - distance * np.float32(1.0 / softness_mm), 0.0, 1.0)
         region = self.picture[box]
@@ -98,7 +100,9 @@ def textured(canvas: Canvas, box: Box, value: float, amount: float, period_mm: f
 # ------------------------------------------------------------------ structures
 
 
-def paint_blob(canvas: Canvas, name: str, centre: Vector, radii: Vector, value: float, rotation: Vector | None = None) -> int:
+def paint_blob(
+    canvas: Canvas, name: str, centre: Vector, radii: Vector, value: float, rotation: Vector | None = None
+) -> int:
     """An organ: a lobulated, lightly textured ellipsoid."""
     rng = canvas.rng
     number = canvas.add(name)
@@ -111,10 +115,18 @@ def paint_blob(canvas: Canvas, name: str, centre: Vector, radii: Vector, value: 
     distance += np.float32(mean * rng.uniform(0.03, 0.15)) * lobes
     amount = float(rng.uniform(0.0, 0.15))
     canvas.fill(box, distance, textured(canvas, box, value, amount, rng.uniform(2, 12)), 1.0, number)
+    if name == "organ" and mean > 8 and rng.random() < 0.3:
+        # What lies within belongs to it: a kidney's pelvis, a bowel's contents.
+        inner = value + float(rng.normal(0, 0.8))
+        canvas.fill(
+            box, distance * rng.uniform(1, 2) + np.float32(mean * rng.uniform(0.3, 0.8)) + lobes * 2, inner, 2.0
+        )
     return number
 
 
-def paint_curve(canvas: Canvas, points: Vector, radius_mm: float, value: float, number: int | None, taper: float = 0.0) -> None:
+def paint_curve(
+    canvas: Canvas, points: Vector, radius_mm: float, value: float, number: int | None, taper: float = 0.0
+) -> None:
     """A vessel, nerve or shaft along a curve (N, 3), its radius falling by the share `taper` to its end."""
     radii = radius_mm * (1.0 - taper * np.linspace(0.0, 1.0, len(points)))
     for start, end, first, last in zip(points[:-1], points[1:], radii[:-1], radii[1:], strict=True):
@@ -193,7 +205,9 @@ def viscera(canvas: Canvas) -> None:
     rng, palette = canvas.rng, canvas.palette
     canvas.picture[...] = palette.of(str(rng.choice(["fat", "organ", "muscle"], p=[0.6, 0.25, 0.15])), rng)
     for _ in range(int(rng.integers(1, 4))):
-        paint_region(canvas, "organ", palette.of("organ", rng), float(rng.uniform(25, 70)), float(rng.uniform(-0.3, 0.9)))
+        paint_region(
+            canvas, "organ", palette.of("organ", rng), float(rng.uniform(25, 70)), float(rng.uniform(-0.3, 0.9))
+        )
     for _ in range(int(rng.integers(1, 5))):
         radii = random_radii(rng, float(np.exp(rng.uniform(np.log(6), np.log(35)))), 0.3)
         paint_blob(canvas, "organ", canvas.random_point(-0.1), radii, palette.of("organ", rng))
@@ -217,7 +231,13 @@ def parenchyma(canvas: Canvas) -> None:
         paint_network(canvas, value + offset, float(rng.uniform(0.6, 2.2)), float(rng.uniform(14, 35)))
     _vessels(canvas, 2)
     if rng.random() < 0.25:
-        paint_blob(canvas, "organ", canvas.random_point(), random_radii(rng, float(rng.uniform(6, 20)), 0.3), palette.of("organ", rng))
+        paint_blob(
+            canvas,
+            "organ",
+            canvas.random_point(),
+            random_radii(rng, float(rng.uniform(6, 20)), 0.3),
+            palette.of("organ", rng),
+        )
 
 
 def lung(canvas: Canvas) -> None:
@@ -247,7 +267,13 @@ def limb(canvas: Canvas) -> None:
     canvas.picture[...] = palette.values["muscle"]
     muscle = palette.values["muscle"]
     for _ in range(int(rng.integers(1, 4))):
-        paint_region(canvas, "muscle", muscle + float(rng.normal(0, 0.12)), float(rng.uniform(25, 60)), float(rng.uniform(-0.2, 0.8)))
+        paint_region(
+            canvas,
+            "muscle",
+            muscle + float(rng.normal(0, 0.12)),
+            float(rng.uniform(25, 60)),
+            float(rng.uniform(-0.2, 0.8)),
+        )
     for _ in range(int(rng.integers(1, 4))):
         paint_sheets(canvas, palette.values["fat"], float(rng.uniform(0.3, 1.8)), float(rng.uniform(25, 60)))
     if rng.random() < 0.4:
@@ -337,7 +363,9 @@ def lesion_distance(canvas: Canvas, centre: Vector, radius_mm: float, style: str
         for _ in range(int(rng.integers(1, 3))):
             offset = rng.standard_normal(3)
             offset *= radius_mm * rng.uniform(0.6, 0.9) / np.linalg.norm(offset)
-            part = ellipsoid(at, centre + offset, random_radii(rng, radius_mm * rng.uniform(0.45, 0.75), 0.2), random_rotation(rng))
+            part = ellipsoid(
+                at, centre + offset, random_radii(rng, radius_mm * rng.uniform(0.45, 0.75), 0.2), random_rotation(rng)
+            )
             distance = smooth_union(distance, part, 0.3 * radius_mm)
     if style == "spiculated":
         distance -= spicules(at, centre, radius_mm * float(rng.uniform(0.3, 0.7)), rng)
@@ -351,8 +379,13 @@ def lesion_distance(canvas: Canvas, centre: Vector, radius_mm: float, style: str
 
 
 def paint_lesion(canvas: Canvas, box: Box, distance: Floats, look: Look, radius_mm: float) -> None:
-    """Fill a lesion: halo, rim, body with its texture, core."""
+    """Fill a lesion: what surrounds it, rim, body with its texture, core."""
     body = textured(canvas, box, look.value, look.texture, look.texture_mm)
+    if look.mottle:
+        share = np.clip(2.0 * smooth_field(canvas.rng, canvas.grid.crop(box), 0.6 * radius_mm) - 0.5, 0.0, 1.0)
+        body = np.asarray(body + np.float32(look.mottle) * share, np.float32)
+    if look.capsule_mm:
+        canvas.fill(box, distance - np.float32(look.capsule_mm), look.capsule_value, 1.0)
     if look.halo_mm:
         canvas.fill(box, distance - np.float32(look.halo_mm), look.halo_value, max(2.0, look.halo_mm))
     if look.rim_depth:
@@ -367,12 +400,12 @@ def paint_lesion(canvas: Canvas, box: Box, distance: Floats, look: Look, radius_
 
 
 def host_value(canvas: Canvas, box: Box, distance: Floats) -> float:
-    """The mean visible value just outside of a shape."""
+    """The visible value just outside of a shape: mostly the mean, else that of one neighbour among several."""
     near = (distance > 0.5) & (distance < 4.0)
     if not near.any():
         return canvas.palette.visible(float(canvas.picture[box].mean()))
     values = np.clip(canvas.picture[box][near], canvas.palette.low, canvas.palette.high)
-    return float(values.mean())
+    return float(canvas.rng.choice(values)) if canvas.rng.random() < 0.3 else float(values.mean())
 
 
 def confine(canvas: Canvas, box: Box, distance: Floats) -> Floats:

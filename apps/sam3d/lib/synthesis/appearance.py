@@ -87,7 +87,11 @@ class Palette:
 
 @dataclass(frozen=True)
 class Look:
-    """What a lesion is filled with. Depths are shares of its radius; values are normalised units."""
+    """What a lesion is filled with. Depths are shares of its radius; values are normalised units.
+
+    Halo (a soft surround, such as oedema) and capsule (a thin plane between it and its host) lie outside of it;
+    mottle is the value added in patches all through it.
+    """
 
     value: float
     softness_mm: float
@@ -99,6 +103,9 @@ class Look:
     rim_value: float = 0.0
     halo_mm: float = 0.0
     halo_value: float = 0.0
+    capsule_mm: float = 0.0
+    capsule_value: float = 0.0
+    mottle: float = 0.0
 
     @classmethod
     def draw(cls, rng: np.random.Generator, host: float, contrast: float, palette: Palette, radius_mm: float) -> Look:
@@ -112,9 +119,17 @@ class Look:
         if kind < 0.2 and radius_mm > 5:
             parts |= {"core_depth": rng.uniform(0.25, 0.6), "core_value": _other(rng, value, contrast, palette)}
         if kind > 0.85 or (kind < 0.08 and radius_mm > 5):
-            parts |= {"rim_depth": rng.uniform(0.1, 0.3), "rim_value": value + rng.choice([-1, 1]) * rng.uniform(0.3, 1.2)}
-        if rng.random() < 0.1:
+            parts |= {
+                "rim_depth": rng.uniform(0.1, 0.3),
+                "rim_value": value + rng.choice([-1, 1]) * rng.uniform(0.3, 1.2),
+            }
+        if rng.random() < 0.25:
+            edge = palette.values["fat"] if rng.random() < 0.6 else value + rng.choice([-1, 1]) * rng.uniform(0.3, 1.5)
+            parts |= {"capsule_mm": rng.uniform(0.5, 2.0), "capsule_value": palette.visible(edge)}
+        elif rng.random() < 0.1:
             parts |= {"halo_mm": rng.uniform(2.0, 6.0), "halo_value": host + 0.4 * contrast * rng.uniform(0.3, 1.0)}
+        if rng.random() < 0.2 and radius_mm > 5:
+            parts["mottle"] = rng.choice([-1, 1]) * rng.uniform(0.2, 1.2)
         is_textured = rng.random() < (0.9 if abs(contrast) < 0.25 else 0.5)
         return cls(
             value=value,
@@ -151,11 +166,11 @@ class Scanner:
         is_thick = rng.random() < 0.4
         return cls(
             blur=(first, second, third),
-            noise=float(np.exp(rng.uniform(np.log(0.02), np.log(0.4)))),
+            noise=float(np.exp(rng.uniform(np.log(0.015), np.log(0.35)))),
             grain=float(rng.uniform(0.3, 1.3)),
-            thick_axis=int(rng.choice(3, p=[0.6, 0.2, 0.2])),
-            thickness=float(rng.uniform(2.0, 5.0)) if is_thick else 1.0,
-            streaks=float(rng.uniform(0.05, 0.4)) if family == "ct" and rng.random() < 0.08 else 0.0,
+            thick_axis=int(rng.choice(3, p=[0.7, 0.15, 0.15])),
+            thickness=float(rng.uniform(2.0, 6.0)) if is_thick else 1.0,
+            streaks=float(rng.uniform(0.03, 0.25)) if family == "ct" and rng.random() < 0.08 else 0.0,
             bias=float(rng.uniform(0.03, 0.2)) if family == "mr" else 0.0,
         )
 
@@ -166,7 +181,9 @@ class Scanner:
             picture = (picture - air) * np.exp(np.float32(self.bias) * field) + np.float32(air)
         shape = picture.shape
         point_spread = [gaussian_matrix(n, sigma) for n, sigma in zip(shape, self.blur, strict=True)]
-        grains = [gaussian_matrix(n, self.grain * sigma / max(self.blur)) for n, sigma in zip(shape, self.blur, strict=True)]
+        grains = [
+            gaussian_matrix(n, self.grain * sigma / max(self.blur)) for n, sigma in zip(shape, self.blur, strict=True)
+        ]
         if self.thickness > 1.0:
             start = float(rng.uniform(0, self.thickness))
             average, interpolate = slices_matrices(shape[self.thick_axis], self.thickness, start)

@@ -52,7 +52,9 @@ def abdomen(canvas: Canvas) -> None:
 def _body_distance(canvas: Canvas, widths: Vector) -> Floats:
     """Distance to a rounded box without ends, wide as the body."""
     x, y, _ = canvas.coordinates
-    length = ((x / np.float32(widths[0])) ** 2) ** np.float32(1.25) + ((y / np.float32(widths[1])) ** 2) ** np.float32(1.25)
+    length = ((x / np.float32(widths[0])) ** 2) ** np.float32(1.25) + ((y / np.float32(widths[1])) ** 2) ** np.float32(
+        1.25
+    )
     return np.asarray((length ** np.float32(0.4) - 1) * np.float32(widths.mean()), np.float32)
 
 
@@ -101,7 +103,14 @@ def _bones(canvas: Canvas, widths: Vector, scale: float) -> None:
             paint_curve(canvas, arch, 0.22 * radius, palette.values["cortical"], number)
             if level > 0:
                 angle = np.linspace(-1.4, 0.6, 16)
-                points = np.stack([side * 0.83 * widths[0] * np.cos(angle), 0.83 * widths[1] * np.sin(angle), level - 18 * scale * (angle + 1.4)], 1)
+                points = np.stack(
+                    [
+                        side * 0.83 * widths[0] * np.cos(angle),
+                        0.83 * widths[1] * np.sin(angle),
+                        level - 18 * scale * (angle + 1.4),
+                    ],
+                    1,
+                )
                 paint_bone(canvas, points, 5.0 * scale)
     canal = np.array([[0, back - 1.25 * radius, low], [0, back - 1.25 * radius, high]])
     paint_curve(canvas, canal, 0.36 * radius, palette.values["fluid"], 0)
@@ -119,7 +128,9 @@ def _vessels(canvas: Canvas, widths: Vector, scale: float) -> None:
         number = canvas.add(name)
         shade = value + (float(rng.normal(0, 0.2)) if side > 0 else 0.0)
         paint_curve(canvas, points, scale * float(rng.uniform(9, 12)), shade, number)
-        renal = np.array([[side * 18 * scale, front, -20 * scale], [side * 0.3 * widths[0], -0.4 * widths[1], -28 * scale]])
+        renal = np.array(
+            [[side * 18 * scale, front, -20 * scale], [side * 0.3 * widths[0], -0.4 * widths[1], -28 * scale]]
+        )
         paint_curve(canvas, renal, 3.0 * scale, shade, number)
     liver = canvas.labels == canvas.names.index("liver") + 1
     if liver.any():

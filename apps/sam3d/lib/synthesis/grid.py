@@ -26,8 +26,7 @@ class Grid:
     def centred(cls, shape: tuple[int, ...], spacing_mm: tuple[float, ...] = (1.0, 1.0, 1.0)) -> Grid:
         """A grid whose voxel with index shape // 2 lies at 0 mm."""
         first, second, third = (
-            ((np.arange(n) - n // 2) * step).astype(np.float32)
-            for n, step in zip(shape, spacing_mm, strict=True)
+            ((np.arange(n) - n // 2) * step).astype(np.float32) for n, step in zip(shape, spacing_mm, strict=True)
         )
         return cls((first, second, third))
 
@@ -38,9 +37,7 @@ class Grid:
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
-        first, second, third = (
-            float(axis[1] - axis[0]) if len(axis) > 1 else 1.0 for axis in self.axes
-        )
+        first, second, third = (float(axis[1] - axis[0]) if len(axis) > 1 else 1.0 for axis in self.axes)
         return first, second, third
 
     @property

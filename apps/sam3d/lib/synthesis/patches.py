@@ -24,6 +24,9 @@ Mask = NDArray[np.bool_]
 SCENE_SHARES = {"viscera": 0.34, "parenchyma": 0.2, "lung": 0.12, "limb": 0.2, "brain": 0.14}
 STYLE_SHARES = {"smooth": 0.33, "lobulated": 0.4, "fused": 0.17, "spiculated": 0.1}
 DIAMETER_MM = (4.0, 60.0)
+# Lesions that no patch holds: at a click in their middle only part of their border is in sight, or little of it.
+GIANT_DIAMETER_MM = (50.0, 110.0)
+GIANT_SHARE = 0.12
 CONTRAST = (0.15, 3.0)
 SMALLEST_VOXELS = 30
 LESION_SHARE = 0.7
@@ -65,7 +68,20 @@ def _attempt(rng: np.random.Generator, size: int) -> tuple[Floats, Mask]:
     scanner = Scanner.draw(rng, family)
     if scanner.noise > limit:
         scanner = Scanner(**{**vars(scanner), "noise": limit})
-    return _expose(canvas, scanner), target
+    image = _expose(canvas, scanner)
+    if rng.random() < 0.12:
+        _end_volume(rng, image, target)
+    return image, target
+
+
+def _end_volume(rng: np.random.Generator, image: Floats, target: Mask) -> None:
+    """Let the volume end inside the patch: what lies beyond is filled with the lowest value."""
+    axis = int(rng.choice(3, p=[0.6, 0.2, 0.2]))
+    depth = int(rng.integers(1, image.shape[axis] // 2))
+    beyond = slice(None, depth) if rng.random() < 0.5 else slice(-depth, None)
+    box = tuple(beyond if part == axis else slice(None) for part in range(3))
+    image[box] = image.min()
+    target[box] = False
 
 
 def _expose(canvas: Canvas, scanner: Scanner) -> Floats:
@@ -92,7 +108,7 @@ def _expose(canvas: Canvas, scanner: Scanner) -> Floats:
 def _lesion_target(canvas: Canvas) -> tuple[Mask, float]:
     """Paint the target lesion and its like; returns it and how much noise it bears."""
     rng = canvas.rng
-    radius = 0.5 * _log_uniform(rng, *DIAMETER_MM)
+    radius = 0.5 * _log_uniform(rng, *(GIANT_DIAMETER_MM if rng.random() < GIANT_SHARE else DIAMETER_MM))
     style = _pick(rng, STYLE_SHARES)
     target = np.zeros(canvas.grid.shape, np.bool_)
     while True:
@@ -109,7 +125,7 @@ def _lesion_target(canvas: Canvas) -> tuple[Mask, float]:
     if rng.random() < 0.45:
         _scatter(canvas, look, target, radius)
     # Texture and size both help the eye; a small pale lesion drowns in noise that a large one bears.
-    return target, max(0.03, 0.8 * max(abs(contrast), look.texture) * np.sqrt(radius / 2.0))
+    return target, max(0.03, 0.6 * max(abs(contrast), look.texture) * np.sqrt(radius / 2.0))
 
 
 def _lesion_centre(canvas: Canvas, radius_mm: float) -> Vector:
@@ -159,7 +175,9 @@ def _organ_target(canvas: Canvas) -> Mask | None:
         sizes[0] = 0
         part = int(sizes.argmax())
     target = np.asarray(parts == part, np.bool_)
-    if target.sum() < SMALLEST_VOXELS or not _stands_out(canvas, target):
+    # A sliver at the patch's border is nothing that anybody would click.
+    is_solid = ndimage.binary_erosion(target, border_value=1).sum() >= 8
+    if not is_solid or target.sum() < SMALLEST_VOXELS or not _stands_out(canvas, target):
         return None
     return target
 

@@ -116,7 +116,9 @@ def _turn_from_ras(orientation: str) -> NDArray[np.float64]:
     return np.asarray(orientations.ornt_transform(orientations.axcodes2ornt("RAS"), native))
 
 
-def _paint(rng: np.random.Generator, grid: Grid, family: str, scene: str | None) -> tuple[NDArray[np.int16], NDArray[np.uint8], tuple[str, ...]]:
+def _paint(
+    rng: np.random.Generator, grid: Grid, family: str, scene: str | None
+) -> tuple[NDArray[np.int16], NDArray[np.uint8], tuple[str, ...]]:
     """Picture, labels and names on a grid whose axes run to Right, Anterior, Superior."""
     palette = Palette.draw(rng, family)
     canvas = Canvas(grid, palette, rng, warp_mm=float(rng.uniform(0.5, 2.0)))
@@ -184,7 +186,9 @@ HOSTS = frozenset({"organ", "liver", "spleen", "kidney_left", "kidney_right", "p
 # --------------------------------------------------------------- held-out cases
 
 
-def held_out_cases(count: int, seed: int = 0, family: str = "ct") -> Iterator[tuple[NDArray[np.int16], NDArray[np.float64], Mask]]:
+def held_out_cases(
+    count: int, seed: int = 0, family: str = "ct"
+) -> Iterator[tuple[NDArray[np.int16], NDArray[np.float64], Mask]]:
     """`count` cases (array, affine, label) for evaluation, of many scenes, spacings and orientations.
 
     Each has one target: mostly one of its lesions, else a whole organ. Case n of a seed is the same however many are asked for.

@@ -68,7 +68,9 @@ def spicules(at: Coordinates, centre: Vector, length_mm: float, rng: np.random.G
     return np.asarray(out * np.float32(length_mm), np.float32)
 
 
-def curve(rng: np.random.Generator, start: Vector, direction: Vector, step_mm: float, bend: float, steps: int) -> Vector:
+def curve(
+    rng: np.random.Generator, start: Vector, direction: Vector, step_mm: float, bend: float, steps: int
+) -> Vector:
     """Points (steps + 1, 3) of a wandering line; `bend` is how far its direction turns per step."""
     points, heading, turn = [start], direction / np.linalg.norm(direction), rng.normal(0.0, bend, 3)
     for _ in range(steps):
