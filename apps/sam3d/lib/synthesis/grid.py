@@ -48,7 +48,15 @@ class Grid:
     def high_mm(self) -> Floats:
         return np.array([axis[-1] for axis in self.axes], np.float32)
 
-    def box(self, low_mm: NDArray[np.floating], high_mm: NDArray[np.floating]) -> Box:
+    def refined(self, factors: tuple[int, ...]) -> Grid:
+        """Each voxel cut into `factors[a]` along axis a; odd factors keep the old centres among the new ones."""
+        first, second, third = (
+            (axis[:, None] + step * (np.arange(n) - (n - 1) / 2) / n).ravel().astype(np.float32)
+            for axis, step, n in zip(self.axes, self.spacing_mm, factors, strict=True)
+        )
+        return Grid((first, second, third))
+
+    def box(self, low_mm: NDArray[np.float64], high_mm: NDArray[np.float64]) -> Box:
         """The voxels between two corners; its slices may be empty."""
         first, second, third = (
             slice(int(np.searchsorted(axis, low)), int(np.searchsorted(axis, high, side="right")))
@@ -99,7 +107,7 @@ def gaussian_matrix(n: int, sigma: float) -> Floats:
     offset = np.arange(n)[:, None] - np.arange(n)[None, :]
     kernel = np.exp(-0.5 * (offset / max(sigma, 1e-3)) ** 2)
     kernel /= kernel.sum(1, keepdims=True)
-    return kernel.astype(np.float32)
+    return np.asarray(kernel, np.float32)
 
 
 def slices_matrices(n: int, thickness: float, start: float) -> tuple[Floats, Floats]:

@@ -168,7 +168,7 @@ def _organ_target(canvas: Canvas) -> Mask | None:
         return None
     centre = int(canvas.labels[tuple(n // 2 for n in shape)])
     number = centre if centre in fits and rng.random() < 0.9 else int(rng.choice(fits))
-    parts, count = ndimage.label(canvas.labels == number)
+    parts = ndimage.label(canvas.labels == number)[0]
     part = int(parts[tuple(n // 2 for n in shape)])
     if not part:
         sizes = np.bincount(parts.ravel())

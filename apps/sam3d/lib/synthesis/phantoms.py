@@ -1,6 +1,7 @@
 """Whole synthetic volumes with an affine and known labels: demo studies, tests, held-out evaluation.
 
-Their random streams are seeded apart from those of training (`patches.training_rng`), so that no phantom is ever a training patch.
+Their random streams are seeded apart from those of training (`patches.training_rng`), so that no phantom is ever
+a training patch.
 """
 
 from __future__ import annotations
@@ -9,10 +10,10 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
-from nibabel import orientations
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -28,7 +29,7 @@ from lib.synthesis.anatomy import (
 )
 from lib.synthesis.appearance import CT, Look, Palette, Scanner
 from lib.synthesis.body import abdomen
-from lib.synthesis.grid import Grid
+from lib.synthesis.grid import Floats, Grid
 from lib.synthesis.patches import Mask
 
 # First element of each stream's seed; patches.TRAINING_STREAM is 1.
@@ -39,6 +40,9 @@ FAMILIES = ("ct", "mr")
 # Field of view, to the right and to the front, from which a whole body is shown.
 BODY_FROM_MM = 200.0
 MR_UNIT = 250.0
+# Slices from this thickness on are averaged over finer ones, unless that makes too many voxels.
+THICK_FROM_MM = 2.2
+MOST_FINE_VOXELS = 6_000_000
 
 
 @dataclass(frozen=True)
@@ -94,26 +98,35 @@ def _make(
     rotation: NDArray[np.float64] | None,
     scene: str | None,
 ) -> Phantom:
-    turn = _turn_from_ras(orientation)
-    # turn[r] is the native axis that RAS axis r becomes.
-    native_axes = turn[:, 0].astype(int)
-    grid = Grid.centred(tuple(shape[a] for a in native_axes), tuple(spacing_mm[a] for a in native_axes))
-    affine = np.diag([*(spacing_mm[a] for a in native_axes), 1.0])
-    affine[:3, 3] = grid.low_mm
+    axes, signs = _ras_axes(orientation)
+    # The scene is made with its axes to Right, Anterior, Superior, then laid along the native ones.
+    native = [axes.index(ras) for ras in range(3)]
+    grid = Grid.centred(tuple(shape[a] for a in native), tuple(spacing_mm[a] for a in native))
     array, label_map, names = _paint(rng, grid, family, scene)
-    affine = affine @ orientations.inv_ornt_aff(turn, grid.shape)
+    affine = np.eye(4)
+    affine[:3, :3] = 0.0
+    for axis, (ras, sign) in enumerate(zip(axes, signs, strict=True)):
+        affine[ras, axis] = sign * spacing_mm[axis]
+        affine[ras, 3] = grid.axes[ras][0 if sign > 0 else -1]
     if rotation is not None:
         affine[:3] = rotation @ affine[:3]
-    first, second = (orientations.apply_orientation(part, turn) for part in (array, label_map))
-    return Phantom(np.ascontiguousarray(first), affine, np.ascontiguousarray(second), names)
+    flips = tuple(slice(None, None, sign) for sign in signs)
+    first, second = (np.ascontiguousarray(part.transpose(axes)[flips]) for part in (array, label_map))
+    return Phantom(first, affine, second, names)
 
 
-def _turn_from_ras(orientation: str) -> NDArray[np.float64]:
-    pairs = ("RL", "AP", "SI")
-    if len(orientation) != 3 or any(sum(code in pair for code in orientation) != 1 for pair in pairs):
+def _ras_axes(orientation: str) -> tuple[list[int], list[int]]:
+    """For each native axis, the RAS axis that it runs along and whether to (1) or fro (-1)."""
+    found = [
+        (ras, 1 if code == pair[0] else -1)
+        for code in orientation
+        for ras, pair in enumerate(("RL", "AP", "SI"))
+        if code in pair
+    ]
+    axes, signs = [ras for ras, _ in found], [sign for _, sign in found]
+    if len(orientation) != 3 or sorted(axes) != [0, 1, 2]:
         raise GeometryError(f"orientation {orientation!r} does not name three axes; give one such as 'RAS' or 'LPS'")
-    native = orientations.axcodes2ornt(tuple(orientation))
-    return np.asarray(orientations.ornt_transform(orientations.axcodes2ornt("RAS"), native))
+    return axes, signs
 
 
 def _paint(
@@ -121,7 +134,8 @@ def _paint(
 ) -> tuple[NDArray[np.int16], NDArray[np.uint8], tuple[str, ...]]:
     """Picture, labels and names on a grid whose axes run to Right, Anterior, Superior."""
     palette = Palette.draw(rng, family)
-    canvas = Canvas(grid, palette, rng, warp_mm=float(rng.uniform(0.5, 2.0)))
+    factors = _slice_factors(grid)
+    canvas = Canvas(grid.refined(factors), palette, rng, warp_mm=float(rng.uniform(0.5, 2.0)))
     extent = grid.high_mm - grid.low_mm
     name = scene or ("abdomen" if min(extent[:2]) >= BODY_FROM_MM else "viscera")
     (abdomen if name == "abdomen" else SCENES[name])(canvas)
@@ -133,13 +147,29 @@ def _paint(
         grain=float(rng.uniform(0.4, 0.9)),
         bias=float(rng.uniform(0.02, 0.1)) if family == "mr" else 0.0,
     )
-    image = scanner.acquire(canvas.picture, grid, palette.values["air"], rng)
+    # A thick slice shows the mean of what lies in it, and is labelled by what lies in its middle.
+    picture = _averaged(canvas.picture, factors)
+    image = scanner.acquire(picture, grid, palette.values["air"], rng)
     if family == "mr":
         array = np.clip((image - palette.values["air"]) * MR_UNIT, 0, 8000)
     else:
         array = np.clip(image * CT.std + CT.mean, -1024, 3071)
     label_map, names = _gather(canvas, lesion)
+    label_map = label_map[tuple(slice(n // 2, None, n) for n in factors)]
     return np.rint(array).astype(np.int16), label_map, names
+
+
+def _slice_factors(grid: Grid) -> tuple[int, ...]:
+    """Into how many parts a voxel is cut along each axis while the scene is made."""
+    factors = tuple(3 if step > THICK_FROM_MM else 1 for step in grid.spacing_mm)
+    return factors if np.prod(grid.shape) * np.prod(factors) <= MOST_FINE_VOXELS else (1, 1, 1)
+
+
+def _averaged(picture: Floats, factors: tuple[int, ...]) -> Floats:
+    for axis, n in enumerate(factors):
+        shape = (*picture.shape[:axis], -1, n, *picture.shape[axis + 1 :])
+        picture = picture.reshape(shape).mean(axis=axis + 1, dtype=np.float32)
+    return picture
 
 
 def _gather(canvas: Canvas, lesion: Mask) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
@@ -191,7 +221,8 @@ def held_out_cases(
 ) -> Iterator[tuple[NDArray[np.int16], NDArray[np.float64], Mask]]:
     """`count` cases (array, affine, label) for evaluation, of many scenes, spacings and orientations.
 
-    Each has one target: mostly one of its lesions, else a whole organ. Case n of a seed is the same however many are asked for.
+    Each has one target: mostly one of its lesions, else a whole organ. Case n of a seed is the same however many
+    are asked for.
     """
     for index in range(count):
         rng = np.random.default_rng([HELD_OUT_STREAM, seed, index])
@@ -254,7 +285,8 @@ def suggested_click(phantom: Phantom) -> tuple[int, int, int]:
 
 
 def _write_nifti(phantom: Phantom, path: Path) -> None:
-    image = nib.Nifti1Image(phantom.array, phantom.affine)
+    create: Any = nib.Nifti1Image  # nibabel's classes are not typed
+    image = create(phantom.array, phantom.affine)
     image.set_qform(phantom.affine, code=1)
     image.set_sform(phantom.affine, code=1)
     image.header.set_xyzt_units("mm")

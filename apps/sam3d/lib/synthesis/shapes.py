@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
-from scipy.spatial.transform import Rotation
 
 from lib.synthesis.grid import Floats
 
@@ -15,7 +14,8 @@ Vector = NDArray[np.float64]
 
 
 def random_rotation(rng: np.random.Generator) -> Vector:
-    return np.asarray(Rotation.random(random_state=rng).as_matrix(), np.float64)
+    """Three orthogonal unit columns; may be a reflection, which no ellipsoid can tell."""
+    return np.asarray(np.linalg.qr(rng.standard_normal((3, 3)))[0], np.float64)
 
 
 def random_radii(rng: np.random.Generator, radius_mm: float, spread: float) -> Vector:
