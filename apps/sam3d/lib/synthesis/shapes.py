@@ -35,8 +35,10 @@ def ellipsoid(at: Coordinates, centre: Vector, radii: Vector, rotation: Vector) 
         scaled = scaled + along
         along /= radius * radius
         steep = steep + along
-    length = np.sqrt(scaled)
-    return np.asarray(length * (length - 1) / np.sqrt(steep + np.float32(1e-6)), np.float32)
+    # The small terms only matter at the centre itself, where both sums vanish and the ratio is the smallest radius.
+    small = np.float32(1e-6)
+    ratio = np.sqrt((scaled + small) / (steep + small / np.float32(radii.min() ** 2)))
+    return np.asarray((np.sqrt(scaled) - 1) * ratio, np.float32)
 
 
 def capsule(at: Coordinates, start: Vector, end: Vector, radius_start: float, radius_end: float) -> Floats:
