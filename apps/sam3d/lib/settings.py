@@ -5,28 +5,39 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from lib.errors import SettingsError
 
-# Keys that belong to MONAI Label itself: its server, its command line or its sample apps may pass them on.
+# Keys that MONAI Label itself reads from --conf, or that its sample apps made customary: no business of ours.
 HOST_KEYS = frozenset(
-    {"models", "preload", "server_mode", "trainers", "scoring", "strategies", "heuristic_planner", "studies", "app"}
+    {
+        *("models", "bundles", "preload", "server_mode", "auth_token", "zoo_repo", "zoo_source"),
+        *("trainers", "scoring", "strategies", "heuristic_planner", "studies", "app"),
+    }
 )
-HOST_PREFIXES = ("skip_", "tracking", "auto_update_")
+HOST_PREFIXES = ("skip_", "tracking", "auto_update_", "epistemic_")
 
 # Names a label may not have: they are keys of a viewer's request, and would hide its clicks (traps T4, T8).
 RESERVED_LABELS = frozenset(
     {
-        *("label", "labels", "image", "model", "device", "roi", "points", "point_labels", "label_prompt", "label_info"),
-        *("foreground", "logging", "client_id", "session_id", "slice", "reset_state", "description", "restore_label_idx"),
-        *("result_extension", "result_dtype", "result_compress", "result_write_to_file", "label_tag", "save_label"),
-        *("params", "output", "null", "max_epochs", "name", "id", "path"),
+        *("label", "labels", "image", "model", "device", "roi", "points", "point_labels", "label_prompt"),
+        *("label_info", "foreground", "logging", "client_id", "session_id", "session", "slice", "reset_state"),
+        *("description", "restore_label_idx", "label_tag", "save_label", "params", "output", "null", "timeout"),
+        *("max_epochs", "name", "id", "path", "images"),
     }
 )
+RESERVED_LABEL_PREFIX = "result_"
+# The one name that is not a label and yet a row in the viewers: clicks on it belong to no label.
+BACKGROUND = "background"
+# A mask is uint8, and 255 is kept out of it because OHIF gives that value a meaning of its own.
+MAX_LABELS = 254
+MAX_LABEL_LENGTH = 64
 
 
 @dataclass(frozen=True)
@@ -89,12 +100,8 @@ VARIANTS: Mapping[str, NetworkSettings] = {
         has_click_maps=True,
     ),
     "vit_b": NetworkSettings(),
-    "vit_l": NetworkSettings(
-        embed_dim=1024, depth=24, num_heads=16, neck_blocks=(5, 11, 17, 23), adapter_dim=512
-    ),
-    "vit_h": NetworkSettings(
-        embed_dim=1280, depth=32, num_heads=16, neck_blocks=(7, 15, 23, 31), adapter_dim=640
-    ),
+    "vit_l": NetworkSettings(embed_dim=1024, depth=24, num_heads=16, neck_blocks=(5, 11, 17, 23), adapter_dim=512),
+    "vit_h": NetworkSettings(embed_dim=1280, depth=32, num_heads=16, neck_blocks=(7, 15, 23, 31), adapter_dim=640),
 }
 
 
@@ -135,10 +142,16 @@ class ClickSettings:
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything the app was told, and nothing it was not."""
+    """Everything the app was told, and nothing it was not.
+
+    A label's value in a mask is its position in `labels`, counted from 1. The order is the one OHIF shows labels in,
+    so that the number of a segment on its screen is the number in the file.
+    """
 
     variant: str = "tiny"
     labels: tuple[str, ...] = ("lesion", "organ")
+    # True if the user named "background" as well: the viewers then list it, last, as a row for negative clicks.
+    lists_background: bool = False
     network: NetworkSettings = VARIANTS["tiny"]
     preset: str = "ct"
     intensity: Intensity = PRESETS["ct"]
@@ -149,3 +162,161 @@ class Settings:
     sam_checkpoint: Path | None = None
     volume_cache_mib: int = 2048
     embedding_cache_mib: int = 2048
+
+    @classmethod
+    def from_conf(cls, conf: Mapping[str, object]) -> Settings:
+        """Settings from the pairs of `--conf KEY VALUE`; SettingsError names the key, the value and what would do."""
+        texts = {key: str(value).strip() for key, value in conf.items() if not _is_host_key(key)}
+        unknown = sorted(texts.keys() - CONF_KEYS.keys())
+        if unknown:
+            raise SettingsError(f"unknown settings {unknown}: the known ones are {sorted(CONF_KEYS)}")
+        values = {key: CONF_KEYS[key].parse(key, text) for key, text in texts.items()}
+
+        variant = values.pop("variant", None) or _usual_variant(values)
+        preset = values.pop("preset", cls.preset)
+        labels, lists_background = values.pop("labels", (cls.labels, False))
+        return cls(
+            variant=variant,
+            network=VARIANTS[variant],
+            labels=labels,
+            lists_background=lists_background,
+            preset=preset,
+            intensity=_intensity(preset, _take(values, "clip_low", "clip_high", "mean", "std")),
+            clicks=ClickSettings(**_take(values, "max_patches", "correction_radius_mm", "max_clicks")),
+            **values,
+        )
+
+
+@dataclass(frozen=True)
+class ConfKey:
+    """One key of `--conf`: how its text is read, and a line of help."""
+
+    parse: Callable[[str, str], Any]
+    help: str
+
+
+def parse_labels(key: str, text: str) -> tuple[tuple[str, ...], bool]:
+    """Label names from `a,b,c`, in the viewers' order, and whether `background` was named among them."""
+    names = [name.strip() for name in text.split(",")]
+    for name in names:
+        _check_label(key, name, text)
+    doubles = sorted({name for name in names if names.count(name) > 1})
+    if doubles:
+        raise SettingsError(f"{key} names {doubles} more than once in {text!r}: name each label once")
+    labels = sorted((name for name in names if name != BACKGROUND), key=_viewer_order)
+    if not labels:
+        raise SettingsError(f"{key} is {text!r}, which names no label: name at least one beside {BACKGROUND!r}")
+    if len(labels) > MAX_LABELS:
+        raise SettingsError(f"{key} names {len(labels)} labels: a mask has room for {MAX_LABELS}")
+    return tuple(labels), BACKGROUND in names
+
+
+def _check_label(key: str, name: str, text: str) -> None:
+    if not name:
+        raise SettingsError(f"{key} holds an empty name in {text!r}: write names as in pancreas,tumour")
+    if len(name) > MAX_LABEL_LENGTH or not name.isprintable():
+        raise SettingsError(f"{key} holds {name[:80]!r}: a name has at most {MAX_LABEL_LENGTH} printable characters")
+    if name in RESERVED_LABELS or name.startswith(RESERVED_LABEL_PREFIX):
+        raise SettingsError(f"{key} holds {name!r}, which viewers use as a key of their requests: choose another name")
+    if name.isdecimal():
+        raise SettingsError(f"{key} holds {name!r}, which reads as a segment's number: choose a name with a letter")
+
+
+def _viewer_order(name: str) -> bytes:
+    """OHIF sorts names by their UTF-16 units, which differs from Python's order beyond the basic plane only."""
+    return name.encode("utf-16-be", errors="surrogatepass")
+
+
+def _is_host_key(key: str) -> bool:
+    return key in HOST_KEYS or key.startswith(HOST_PREFIXES)
+
+
+def _take(values: dict[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: values.pop(key) for key in keys if key in values}
+
+
+def _usual_variant(values: Mapping[str, Any]) -> str:
+    """The variant of unnamed size: the demo model's, or the one that weights named without a variant are made for."""
+    weights = values.get("sam_checkpoint") or values.get("checkpoint")
+    if weights is None:
+        return Settings.variant
+    named = [variant for variant in VARIANTS if variant in weights.name]
+    return named[0] if named else "vit_b"
+
+
+def _intensity(preset: str, own: Mapping[str, float]) -> Intensity:
+    names = {"clip_low": "low", "clip_high": "high"}
+    intensity = replace(PRESETS[preset], **{names.get(key, key): value for key, value in own.items()})
+    if intensity.is_percentile and {"mean", "std"} & own.keys():
+        raise SettingsError(f"preset {preset} measures mean and std on each volume: drop them, or choose preset ct")
+    if intensity.is_percentile and not 0 <= intensity.low < intensity.high <= 100:
+        raise SettingsError(
+            f"with preset {preset} clip_low and clip_high are percentiles, 0 to 100 and rising: "
+            f"they are {intensity.low} and {intensity.high}"
+        )
+    if intensity.low >= intensity.high:
+        raise SettingsError(f"clip_low {intensity.low} must lie below clip_high {intensity.high}")
+    return intensity
+
+
+def _one_of(choices: Mapping[str, object]) -> Callable[[str, str], str]:
+    def parse(key: str, text: str) -> str:
+        if text not in choices:
+            raise SettingsError(f"{key} is {text!r}: it must be one of {sorted(choices)}")
+        return text
+
+    return parse
+
+
+def _number(low: float = -math.inf, high: float = math.inf) -> Callable[[str, str], float]:
+    def parse(key: str, text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            raise SettingsError(f"{key} is {text!r}: it must be a number") from None
+        if not math.isfinite(value) or not low <= value <= high:
+            raise SettingsError(f"{key} is {text!r}: it must be a number from {low:g} to {high:g}")
+        return value
+
+    return parse
+
+
+def _whole(low: int, high: int) -> Callable[[str, str], int]:
+    def parse(key: str, text: str) -> int:
+        if not re.fullmatch(r"-?[0-9]{1,9}", text) or not low <= int(text) <= high:
+            raise SettingsError(f"{key} is {text!r}: it must be a whole number from {low} to {high}")
+        return int(text)
+
+    return parse
+
+
+def _device(key: str, text: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,3})?", text):
+        raise SettingsError(f"{key} is {text!r}: it must be auto, cpu, cuda or cuda:N")
+    return text
+
+
+def _file(key: str, text: str) -> Path:
+    if not text:
+        raise SettingsError(f"{key} is empty: give the path of a file, or leave {key} away")
+    return Path(text).expanduser().absolute()
+
+
+CONF_KEYS: Mapping[str, ConfKey] = {
+    "variant": ConfKey(_one_of(VARIANTS), "size of the network; tiny unless weights are named"),
+    "labels": ConfKey(parse_labels, "names of the labels, with commas between; lesion,organ unless named"),
+    "preset": ConfKey(_one_of(PRESETS), "how voxel values are normalised; ct unless named"),
+    "clip_low": ConfKey(_number(), "own lower clip value in place of the preset's"),
+    "clip_high": ConfKey(_number(), "own upper clip value in place of the preset's"),
+    "mean": ConfKey(_number(), "own mean in place of the preset's"),
+    "std": ConfKey(_number(low=1e-6, high=1e9), "own standard deviation in place of the preset's"),
+    "spacing_mm": ConfKey(_number(low=0.1, high=10.0), "millimetres between the samples of a patch"),
+    "max_patches": ConfKey(_whole(1, 1000), "most patches that one label may grow over"),
+    "correction_radius_mm": ConfKey(_number(low=0.5, high=50.0), "how far a disputed click may change the mask"),
+    "max_clicks": ConfKey(_whole(1, 100_000), "most clicks that one request may hold"),
+    "device": ConfKey(_device, "auto, cpu, cuda or cuda:N"),
+    "checkpoint": ConfKey(_file, "weights of ours or published 3DSAM-adapter weights"),
+    "sam_checkpoint": ConfKey(_file, "SAM's own 2D weights, to train from"),
+    "volume_cache_mib": ConfKey(_whole(16, 1_000_000), "memory for opened volumes"),
+    "embedding_cache_mib": ConfKey(_whole(0, 1_000_000), "memory for patches already encoded"),
+}

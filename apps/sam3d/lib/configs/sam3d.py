@@ -1,0 +1,46 @@
+"""Which task is which: everything the app registers with MONAI Label, made from the settings."""
+
+from __future__ import annotations
+
+from monailabel.interfaces.tasks.infer_v2 import InferTask
+from monailabel.interfaces.tasks.strategy import Strategy
+from monailabel.interfaces.tasks.train import TrainTask
+from monailabel.tasks.activelearning.first import First
+from monailabel.tasks.activelearning.random import Random
+
+from lib.infers.model import SharedPredictor
+from lib.infers.reply import ReplyFiles
+from lib.infers.sam3d import Sam3DInfer
+from lib.infers.sam3d_auto import Sam3DAutoInfer
+from lib.settings import BACKGROUND, Settings
+from lib.volumes import VolumeCache
+
+
+class Sam3DConfig:
+    """The tasks of one server; they share one predictor, one cache of volumes and one writer of replies."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.model = SharedPredictor(settings)
+        self._volumes = VolumeCache(settings.volume_cache_mib * 2**20)
+        self._replies = ReplyFiles()
+
+    @property
+    def labels(self) -> list[str]:
+        """For /info/: a list, because OHIF appends to it, with background last, because Slicer selects the first."""
+        return [*self.settings.labels, *([BACKGROUND] if self.settings.lists_background else [])]
+
+    def infers(self) -> dict[str, InferTask]:
+        """Name to infer task."""
+        return {
+            "sam3d": Sam3DInfer(self.model, self._volumes, self._replies),
+            "sam3d_auto": Sam3DAutoInfer(self.model, self._volumes, self._replies),
+        }
+
+    def trainers(self) -> dict[str, TrainTask]:
+        """Name to trainer: none yet."""
+        return {}
+
+    def strategies(self) -> dict[str, Strategy]:
+        """Name to strategy. OHIF asks for `random`, whatever its user chooses."""
+        return {"first": First(), "random": Random()}

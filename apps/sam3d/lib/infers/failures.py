@@ -1,0 +1,46 @@
+"""What the core and the machine can refuse, as answers that reach the client: one status and one sentence.
+
+The stock server turns every exception but `fastapi.HTTPException` into a bare 500.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from fastapi import HTTPException
+
+from lib.errors import GeometryError, PromptError, Sam3DError, SettingsError, VolumeError, WeightsError
+
+logger = logging.getLogger(__name__)
+
+# The client sent what cannot be used: 4xx. The weights are the server's own: 503.
+STATUS = {PromptError: 422, VolumeError: 422, GeometryError: 422, SettingsError: 400, WeightsError: 503}
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+@contextmanager
+def as_answers() -> Iterator[None]:
+    """Turn what a user can cause, and what a machine can run out of, into an HTTPException with its sentence."""
+    try:
+        yield
+    except Sam3DError as error:
+        raise answer(STATUS.get(type(error), 400), str(error)) from error
+    except torch.OutOfMemoryError as error:
+        torch.cuda.empty_cache()
+        raise answer(503, "the GPU's memory is full: try again, or start the server with a smaller variant") from error
+    except MemoryError as error:
+        raise answer(503, "the server's memory is full: try again, or start it with smaller caches") from error
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        raise answer(507, f"the server could not write the mask ({error.strerror}): free disk space there") from error
+
+
+def answer(status: int, sentence: str) -> HTTPException:
+    """The exception whose status and sentence reach the client; logged, because the viewers show neither."""
+    logger.warning("answered %d: %s", status, sentence)
+    return HTTPException(status_code=status, detail=sentence)

@@ -1,0 +1,116 @@
+"""The mask file of a reply, and what its params say about it.
+
+Files are written from memory: an NRRD for the viewers (uint8, raw, i fastest, as OHIF copies it byte by byte) or a
+NIfTI. The server deletes a reply after it has sent it; what it forgets is removed at a later reply.
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+import tempfile
+import time
+from collections import deque
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+import nibabel
+import numpy as np
+from numpy.typing import NDArray
+
+from lib.errors import PromptError
+
+LabelMap = NDArray[np.uint8]
+FORMATS = (".nrrd", ".nii.gz", ".nii")
+USUAL_FORMAT = ".nii.gz"
+# Long enough for the slowest client to have read its reply.
+FORGOTTEN_AFTER_S = 900.0
+RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0])
+
+
+def reply_format(asked: object, image_path: str) -> str:
+    """One of FORMATS: the one asked for, else the image's own, else .nii.gz; PromptError for one we cannot write."""
+    if not asked:
+        return next((known for known in FORMATS if image_path.endswith(known)), USUAL_FORMAT)
+    for known in FORMATS:
+        if isinstance(asked, str) and asked.lower().lstrip(".") == known[1:]:
+            return known
+    raise PromptError(f"result_extension is {str(asked)[:40]!r}: it must be one of {list(FORMATS)}")
+
+
+def describe(label_map: LabelMap, labels: Sequence[str]) -> tuple[dict[str, int], dict[str, list[float]]]:
+    """Of the labels that have voxels in label_map (I, J, K): name to value, and name to the centroid's voxel index."""
+    order: Literal["C", "F"] = "F" if label_map.flags.f_contiguous else "C"
+    flat = label_map.ravel(order)
+    voxels = np.flatnonzero(flat)
+    counts = np.bincount(flat[voxels], minlength=len(labels) + 1)
+    indices = np.unravel_index(voxels, label_map.shape, order)
+    sums = [np.bincount(flat[voxels], axis, len(labels) + 1) for axis in indices]
+    present = {name: value for value, name in enumerate(labels, 1) if counts[value]}
+    centroids = {
+        name: [round(float(axis[value] / counts[value]), 1) for axis in sums] for name, value in present.items()
+    }
+    return present, centroids
+
+
+class ReplyFiles:
+    """Writes reply files into the folder for temporary files, whole or not at all."""
+
+    def __init__(self) -> None:
+        self._written: deque[tuple[float, Path]] = deque()
+
+    def write(self, label_map: LabelMap, affine: NDArray[np.float64], file_format: str, is_compressed: bool) -> Path:
+        """The path of a new file with label_map (I, J, K) on the grid of `affine`, index to RAS mm; OSError if full."""
+        self._remove_forgotten()
+        with ExitStack() as on_failure:
+            descriptor, name = tempfile.mkstemp(prefix="sam3d-", suffix=file_format)
+            path = Path(name)
+            on_failure.callback(path.unlink, missing_ok=True)
+            with os.fdopen(descriptor, "wb") as file:
+                if file_format == ".nrrd":
+                    _write_nrrd(file, label_map, affine, is_compressed)
+                else:
+                    _write_nifti(file, label_map, affine, file_format == ".nii.gz")
+            on_failure.pop_all()
+        self._written.append((time.monotonic(), path))
+        return path
+
+    def _remove_forgotten(self) -> None:
+        """The server leaves a reply behind if it fails between our answer and its own (output=dicom_seg can)."""
+        while self._written and time.monotonic() - self._written[0][0] > FORGOTTEN_AFTER_S:
+            self._written.popleft()[1].unlink(missing_ok=True)
+
+
+def _write_nrrd(file: BinaryIO, label_map: LabelMap, affine: NDArray[np.float64], is_compressed: bool) -> None:
+    to_lps = RAS_TO_LPS @ affine[:3]
+    header = (
+        "NRRD0004\n"
+        "type: unsigned char\n"
+        "dimension: 3\n"
+        "space: left-posterior-superior\n"
+        f"sizes: {' '.join(str(size) for size in label_map.shape)}\n"
+        f"space directions: {' '.join(_vector(to_lps[:, axis]) for axis in range(3))}\n"
+        "kinds: domain domain domain\n"
+        f"encoding: {'gzip' if is_compressed else 'raw'}\n"
+        f"space origin: {_vector(to_lps[:, 3])}\n"
+        "\n"
+    )
+    file.write(header.encode("ascii"))
+    voxels = label_map.tobytes(order="F")
+    file.write(gzip.compress(voxels, compresslevel=1, mtime=0) if is_compressed else voxels)
+
+
+def _write_nifti(file: BinaryIO, label_map: LabelMap, affine: NDArray[np.float64], is_compressed: bool) -> None:
+    image = nibabel.Nifti1Image(label_map, affine)
+    # Readers choose between the two forms by rules of their own, so both say the same.
+    image.set_sform(affine, code=1)
+    image.set_qform(affine, code=1)
+    image.header.set_xyzt_units("mm")
+    content = image.to_bytes()
+    file.write(gzip.compress(content, compresslevel=1, mtime=0) if is_compressed else content)
+
+
+def _vector(values: NDArray[np.float64]) -> str:
+    return "(" + ",".join(repr(float(value) + 0.0) for value in values) + ")"

@@ -1,0 +1,32 @@
+"""The automatic task: a mask of the whole volume without any click, for OHIF's second tab and for batch inference."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from monailabel.interfaces.tasks.infer_v2 import InferType
+
+from lib.infers.model import SharedPredictor
+from lib.infers.reply import ReplyFiles
+from lib.infers.task import Sam3DTask
+from lib.predictor import Predictor, Segmentation
+from lib.volumes import Volume, VolumeCache
+
+
+class Sam3DAutoInfer(Sam3DTask):
+    """`segmentation`: whatever is asked, the answer is every label."""
+
+    def __init__(self, model: SharedPredictor, volumes: VolumeCache, replies: ReplyFiles) -> None:
+        super().__init__(
+            InferType.SEGMENTATION,
+            {name: value for value, name in enumerate(model.settings.labels, 1)},
+            "A first mask of the whole volume without clicks",
+            model,
+            volumes,
+            replies,
+        )
+
+    def segment(self, predictor: Predictor, volume: Volume, request: Mapping[str, Any]) -> Segmentation:
+        """A mask of every label found; the request's clicks, if any, are not looked at."""
+        return predictor.segment_automatically(volume)

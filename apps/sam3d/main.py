@@ -1,0 +1,132 @@
+"""The app as MONAI Label loads it: settings from --conf, tasks from lib.configs, and a door that checks requests.
+
+Everything is imported at the top: the server takes this folder off `sys.path` once this file has run.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shutil
+import sys
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from fastapi import HTTPException
+from monailabel.config import settings as server_settings
+from monailabel.interfaces.app import MONAILabelApp
+from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
+from monailabel.interfaces.tasks.infer_v2 import InferTask
+from monailabel.interfaces.tasks.strategy import Strategy
+from monailabel.interfaces.tasks.train import TrainTask
+
+from lib.configs.sam3d import Sam3DConfig
+from lib.infers.failures import answer, as_answers
+from lib.infers.images import find_image, is_upload
+from lib.infers.task import first_of
+from lib.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+# A tag becomes a folder's name.
+LABEL_TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+DICOM_SEG_TOOL = "itkimage2segimage"
+
+
+class MyApp(MONAILabelApp):
+    """Derives from MONAILabelApp directly: the server finds the class by the name of its base."""
+
+    def __init__(self, app_dir: str, studies: str, conf: dict[str, Any]) -> None:
+        self.config = Sam3DConfig(Settings.from_conf(conf))
+        super().__init__(
+            app_dir=app_dir,
+            studies=studies,
+            conf=conf,
+            name="sam3d",
+            description="Clicks in a viewer become a 3D mask (3DSAM-adapter)",
+            version="0.1.0",
+            labels=self.config.labels,
+        )
+
+    def init_infers(self) -> dict[str, InferTask]:
+        return self.config.infers()
+
+    def init_trainers(self) -> dict[str, TrainTask]:
+        return self.config.trainers()
+
+    def init_strategies(self) -> dict[str, Strategy]:
+        return self.config.strategies()
+
+    def on_init_complete(self) -> None:
+        """Called in the server's process only, not in those that train or infer in batches."""
+        super().on_init_complete()
+        self.config.model.warm_up()
+
+    def infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
+        """The reply to `request`; whatever is wrong with it is an HTTPException with one sentence.
+
+        Unlike the stock method this opens no path of the client's choice, and leaves no file behind when it fails.
+        """
+        datastore = datastore or self.datastore()
+        with ExitStack() as on_failure:
+            for sent in filter(is_upload, (request.get("image"), request.get("label"))):
+                on_failure.callback(Path(sent).unlink, missing_ok=True)
+            task = self._infer_task(request.get("model"))
+            tag = _label_tag(request)
+            path = find_image(request.get("image"), datastore, (self.sessions() or {}).values())
+            mask_file, params = self._run(task, {**request, "image": path})
+            on_failure.callback(Path(mask_file).unlink, missing_ok=True)
+            label: str = mask_file
+            if tag and request["image"] != path:
+                with as_answers():
+                    info = {"model": request["model"], "params": params}
+                    label = datastore.save_label(request["image"], mask_file, tag, info)
+            on_failure.pop_all()
+        return {"label": label, "tag": tag or DefaultLabelTag.ORIGINAL, "file": mask_file, "params": params}
+
+    def batch_infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
+        """Every image of the request in turn; one that is refused is logged and does not stop the others."""
+        return self._batch_infer(request, datastore or self.datastore(), self._infer_or_skip)
+
+    def _infer_or_skip(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
+        try:
+            return self.infer(request, datastore)
+        except HTTPException as refusal:
+            logger.warning("skipped %s: %s", request.get("image"), refusal.detail)
+            return {"error": refusal.detail}
+
+    def _infer_task(self, model: object) -> InferTask:
+        task = self._infers.get(model) if isinstance(model, str) else None
+        if task is None:
+            raise answer(404, f"there is no model {str(model)[:80]!r} here: the models are {sorted(self._infers)}")
+        return task
+
+    def _run(self, task: InferTask, request: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+        if self._infers_threadpool is None:
+            return task(request)
+        limit_s = server_settings.MONAI_LABEL_INFER_TIMEOUT
+        try:
+            return self._infers_threadpool.submit(task, request).result(limit_s)
+        except FutureTimeoutError as error:
+            raise answer(504, f"no mask within {limit_s} s: try again when the server is less busy") from error
+
+    def _download_dcmqi_tools(self) -> None:
+        """Look for the tool instead: the stock method downloads one at every start on a machine without it."""
+        beside_python = Path(sys.executable).parent
+        if not shutil.which(DICOM_SEG_TOOL) and (beside_python / DICOM_SEG_TOOL).exists():
+            os.environ["PATH"] += os.pathsep + str(beside_python)
+        if not shutil.which(DICOM_SEG_TOOL):
+            logger.warning("no %s on PATH: labels cannot be stored as DICOM SEG; install dcmqi", DICOM_SEG_TOOL)
+
+
+def _label_tag(request: dict[str, Any]) -> str:
+    """The tag to save the mask under; empty if it is not to be saved."""
+    if first_of(request.get("save_label")) not in (True, "true", "True", 1):
+        return ""
+    tag = first_of(request.get("label_tag")) or DefaultLabelTag.ORIGINAL.value
+    if not isinstance(tag, str) or not LABEL_TAG.fullmatch(tag):
+        raise answer(422, f"label_tag is {str(tag)[:80]!r}: a tag has up to 64 letters, digits, - and _")
+    return tag
