@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from lib.contract import CONNECTED_26, honour_clicks
+from lib.boxes import CONNECTED_26
+from lib.contract import honour_clicks
 
 NONE = np.empty((0, 3), dtype=np.int64)
 

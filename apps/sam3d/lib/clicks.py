@@ -12,12 +12,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
+from lib.boxes import CONNECTED_26, Box, Index, bounding_box
 from lib.errors import PromptError
-
-Index = tuple[int, int, int]
-Box = tuple[slice, slice, slice]
-
-CONNECTED_26 = np.ones((3, 3, 3), dtype=bool)
 
 
 @dataclass(frozen=True)
@@ -62,7 +58,7 @@ def random_click(region: NDArray[np.bool_], rng: np.random.Generator) -> Index:
 
     Cheap enough for every training step. Raises PromptError for an empty region.
     """
-    box = _bounding_box(region)
+    box = _occupied(region)
     depth = ndimage.distance_transform_cdt(np.pad(region[box], 1), metric="chessboard")
     cumulative = np.cumsum(np.square(depth[1:-1, 1:-1, 1:-1], dtype=np.float64))
     drawn = np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right")
@@ -72,9 +68,9 @@ def random_click(region: NDArray[np.bool_], rng: np.random.Generator) -> Index:
 def _largest_error(label: NDArray[np.bool_], mask: NDArray[np.bool_], rng: np.random.Generator) -> _Component | None:
     """The component of most voxels over both kinds of error, or None without any."""
     wrong = label != mask
-    if not wrong.any():
+    box = bounding_box(wrong)
+    if box is None:
         return None
-    box = _bounding_box(wrong)
     kinds = [(wrong[box] & label[box], True), (wrong[box] & ~label[box], False)]
     numbered = [ndimage.label(region, structure=CONNECTED_26)[0] for region, _ in kinds]
     sizes = [np.bincount(numbers.ravel())[1:] for numbers in numbered]
@@ -87,7 +83,7 @@ def _largest_error(label: NDArray[np.bool_], mask: NDArray[np.bool_], rng: np.ra
 
 def _deepest(region: NDArray[np.bool_], spacing: ArrayLike, rng: np.random.Generator | None) -> Index:
     """The voxel farthest from the outside of `region`, in mm; of equals one drawn by `rng`, or the first."""
-    box = _bounding_box(region)
+    box = _occupied(region)
     padded = np.pad(region[box], 1)
     depth = ndimage.distance_transform_edt(padded, sampling=np.asarray(spacing, dtype=np.float64))
     inner = depth[1:-1, 1:-1, 1:-1]
@@ -97,16 +93,12 @@ def _deepest(region: NDArray[np.bool_], spacing: ArrayLike, rng: np.random.Gener
     return _shifted(_unravel(int(drawn), inner.shape), box)
 
 
-def _bounding_box(region: NDArray[np.bool_]) -> Box:
-    """The smallest box that holds every true voxel. Raises PromptError where there is none."""
-    slices = []
-    for axis in range(3):
-        others = tuple(other for other in range(3) if other != axis)
-        occupied = np.flatnonzero(region.any(axis=others))
-        if occupied.size == 0:
-            raise PromptError(f"a region of shape {region.shape} has no voxel to click on; pass one that is not empty")
-        slices.append(slice(int(occupied[0]), int(occupied[-1]) + 1))
-    return slices[0], slices[1], slices[2]
+def _occupied(region: NDArray[np.bool_]) -> Box:
+    """The box around `region`. Raises PromptError where it is empty."""
+    box = bounding_box(region)
+    if box is None:
+        raise PromptError(f"a region of shape {region.shape} has no voxel to click on; pass one that is not empty")
+    return box
 
 
 def _unravel(flat: int, shape: tuple[int, ...]) -> Index:

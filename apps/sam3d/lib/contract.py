@@ -16,10 +16,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 from skimage.graph import MCP_Geometric
 
-Index = tuple[int, int, int]
-Box = tuple[slice, slice, slice]
+from lib.boxes import CONNECTED_26, Box, Index
 
-CONNECTED_26 = np.ones((3, 3, 3), dtype=bool)
 FACES = ndimage.generate_binary_structure(3, 1)
 
 # How much longer a path gets per robust standard deviation of intensity, and where a voxel belongs to a third label.

@@ -12,12 +12,12 @@ from monai.metrics.meandice import compute_dice
 from monai.metrics.surface_dice import compute_surface_dice
 from numpy.typing import ArrayLike, NDArray
 
-Box = tuple[slice, slice, slice]
+from lib.boxes import bounding_box
 
 
 def dice(label: NDArray[np.bool_], mask: NDArray[np.bool_]) -> float:
     """Overlap of two boolean arrays (I, J, K), 0 to 1; two empty ones agree and score 1."""
-    box = _union_box(label, mask)
+    box = bounding_box(label | mask)
     if box is None:
         return 1.0
     return float(compute_dice(_as_tensor(mask[box]), _as_tensor(label[box]), ignore_empty=False))
@@ -28,7 +28,7 @@ def surface_dice(label: NDArray[np.bool_], mask: NDArray[np.bool_], spacing: Arr
 
     `label` and `mask` are (I, J, K), `spacing` (3,) in mm per voxel. The volume's border counts as a surface.
     """
-    box = _union_box(label, mask)
+    box = bounding_box(label | mask)
     if box is None:
         return 1.0
     if not (label.any() and mask.any()):
@@ -64,18 +64,6 @@ def clicks_to(scores: Sequence[float], threshold: float = 0.8, worst: int = 10) 
     """Number of clicks (NoC) until a score reaches `threshold`; `worst` where none of the first `worst` does."""
     reached = (number for number, score in enumerate(scores[:worst], start=1) if score >= threshold)
     return next(reached, worst)
-
-
-def _union_box(label: NDArray[np.bool_], mask: NDArray[np.bool_]) -> Box | None:
-    """The smallest box that holds both regions, or None if both are empty."""
-    union = label | mask
-    edges = []
-    for axis in range(3):
-        occupied = np.flatnonzero(union.any(axis=tuple(other for other in range(3) if other != axis)))
-        if occupied.size == 0:
-            return None
-        edges.append(slice(int(occupied[0]), int(occupied[-1]) + 1))
-    return edges[0], edges[1], edges[2]
 
 
 def _as_tensor(region: NDArray[np.bool_]) -> torch.Tensor:

@@ -21,10 +21,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lib.boxes import Box, Index
 from lib.errors import PromptError
-
-Index = tuple[int, int, int]
-Box = tuple[slice, slice, slice]
 
 BACKGROUND = "background"
 # Keys that are read by their own rules; "null" is what a viewer sends as the name of no segment at all.

@@ -1,0 +1,25 @@
+"""Voxel indices and boxes of them: the words that clicks, prompts, the click contract and the metrics share."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+# A voxel (i, j, k), and the slices of a box of voxels along these axes.
+Index = tuple[int, int, int]
+Box = tuple[slice, slice, slice]
+
+# Voxels that share a face, an edge or a corner are connected.
+CONNECTED_26 = np.ones((3, 3, 3), dtype=bool)
+
+
+def bounding_box(region: NDArray[np.bool_]) -> Box | None:
+    """The smallest box that holds every true voxel of `region` (I, J, K); None where there is none."""
+    slices = []
+    for axis in range(3):
+        others = tuple(other for other in range(3) if other != axis)
+        occupied = np.flatnonzero(region.any(axis=others))
+        if occupied.size == 0:
+            return None
+        slices.append(slice(int(occupied[0]), int(occupied[-1]) + 1))
+    return slices[0], slices[1], slices[2]
