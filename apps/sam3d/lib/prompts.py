@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 
 from lib.boxes import Box, Index
 from lib.errors import PromptError
+from lib.settings import BACKGROUND
 
-BACKGROUND = "background"
 # Keys that are read by their own rules; "null" is what a viewer sends as the name of no segment at all.
 _NOT_LABELS = frozenset({BACKGROUND, "foreground", "points", "null"})
 
