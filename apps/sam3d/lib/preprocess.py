@@ -1,0 +1,52 @@
+"""The one road from a volume to the patch a network sees, for inference, training and scoring alike.
+
+Order, as the method was published: sample at the patch's spacing, clip, normalise, and only then 0 outside.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lib.geometry import PatchGrid
+from lib.settings import Intensity
+from lib.volumes import Volume
+
+# Percentiles are read off at most about this many voxels, spread evenly.
+SAMPLED_VOXELS = 1_000_000
+# Air is what lies in the lowest twentieth between the least value and the (nearly) greatest: noise, masks and all.
+AIR_FRACTION = 0.05
+BRIGHT_PERCENTILE = 99.5
+
+
+def intensity_of(volume: Volume, intensity: Intensity) -> Intensity:
+    """The numbers to normalise this volume with: percentiles become values; anything else is passed through."""
+    if not intensity.is_percentile:
+        return intensity
+    step = max(1, int(np.ceil((volume.array.size / SAMPLED_VOXELS) ** (1 / 3))))
+    values = volume.array[::step, ::step, ::step].astype(np.float64).ravel()
+    lowest, bright = values.min(), np.percentile(values, BRIGHT_PERCENTILE)
+    tissue = values[values > lowest + AIR_FRACTION * (bright - lowest)]
+    if not len(tissue):
+        tissue = values
+    low, high = np.percentile(tissue, [intensity.low, intensity.high])
+    clipped = np.clip(tissue, low, high)
+    # A flat volume has no spread to divide by, and becomes 0 all over.
+    return Intensity(float(low), float(high), float(clipped.mean()), float(clipped.std()) or 1.0)
+
+
+def normalise(values: NDArray[Any], intensity: Intensity) -> NDArray[np.float32]:
+    """Clip to [low, high], then (value - mean) / std, as float32 of the same shape; NaN stays NaN."""
+    assert not intensity.is_percentile, "percentiles must be resolved by intensity_of first"
+    clipped = np.clip(np.asarray(values, dtype=np.float32), np.float32(intensity.low), np.float32(intensity.high))
+    clipped -= np.float32(intensity.mean)
+    clipped /= np.float32(intensity.std)
+    return clipped
+
+
+def sample_patch(volume: Volume, grid: PatchGrid, intensity: Intensity, antialias: bool = True) -> NDArray[np.float32]:
+    """The network's input (P, P, P), axes (d, h, w): 0, the mean, outside of the volume; `intensity` is resolved."""
+    patch = normalise(grid.sample(volume.array, fill=np.nan, antialias=antialias), intensity)
+    return np.nan_to_num(patch, copy=False, nan=0.0)
