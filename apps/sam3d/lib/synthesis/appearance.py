@@ -170,7 +170,7 @@ class Scanner:
             grain=float(rng.uniform(0.3, 1.3)),
             thick_axis=int(rng.choice(3, p=[0.7, 0.15, 0.15])),
             thickness=float(rng.uniform(2.0, 6.0)) if is_thick else 1.0,
-            streaks=float(rng.uniform(0.03, 0.25)) if family == "ct" and rng.random() < 0.08 else 0.0,
+            streaks=float(rng.uniform(0.02, 0.15)) if family == "ct" and rng.random() < 0.08 else 0.0,
             bias=float(rng.uniform(0.03, 0.2)) if family == "mr" else 0.0,
         )
 

@@ -12,12 +12,15 @@ from lib.synthesis.anatomy import (
     confine,
     host_value,
     lesion_distance,
+    paint_blob,
+    paint_bone,
+    paint_curve,
     paint_lesion,
     paint_skin,
 )
 from lib.synthesis.appearance import Look, Palette, Scanner
 from lib.synthesis.grid import Floats, Grid
-from lib.synthesis.shapes import Vector
+from lib.synthesis.shapes import Vector, curve, random_radii
 
 Mask = NDArray[np.bool_]
 
@@ -29,6 +32,8 @@ GIANT_DIAMETER_MM = (50.0, 110.0)
 GIANT_SHARE = 0.12
 CONTRAST = (0.15, 3.0)
 SMALLEST_VOXELS = 30
+# Mean step across a target's border, after the scanner's blur, from which on it counts as visible.
+LEAST_SEEN = 0.1
 LESION_SHARE = 0.7
 MR_SHARE = 0.4
 # First element of every training stream's seed; phantoms use others, so no phantom is ever trained on.
@@ -47,7 +52,8 @@ def training_patch(rng: np.random.Generator, size: int = 64) -> tuple[Floats, Ma
     """
     while True:
         image, target = _attempt(rng, size)
-        if target.sum() >= SMALLEST_VOXELS and not target.all():
+        # A few that no eye can tell stay in: users click on those too.
+        if target.sum() >= SMALLEST_VOXELS and (_stands_out(image, target) or rng.random() < 0.05):
             return image, target
 
 
@@ -58,13 +64,16 @@ def _attempt(rng: np.random.Generator, size: int) -> tuple[Floats, Mask]:
     SCENES[_pick(rng, SCENE_SHARES)](canvas)
     if rng.random() < 0.2:
         paint_skin(canvas, rng.standard_normal(3), float(rng.uniform(0.05, 0.7)) * size / 2)
-    organ = _organ_target(canvas) if rng.random() > LESION_SHARE else None
-    limit = 0.4
+    organ, limit = None, 0.4
+    if rng.random() > LESION_SHARE:
+        if rng.random() < 0.6:
+            _paint_central_organ(canvas)
+        organ = _organ_target(canvas)
     if organ is None:
         target, limit = _lesion_target(canvas)
     else:
         target = organ
-        _scatter(canvas, None, target, 0.3)
+        _scatter(canvas, None, target, 0.0)
     scanner = Scanner.draw(rng, family)
     if scanner.noise > limit:
         scanner = Scanner(**{**vars(scanner), "noise": limit})
@@ -130,15 +139,19 @@ def _lesion_target(canvas: Canvas) -> tuple[Mask, float]:
 
 def _lesion_centre(canvas: Canvas, radius_mm: float) -> Vector:
     """Where the lesion goes: mostly so that the patch's centre, the click, lies in it."""
-    rng, middle = canvas.rng, tuple(n // 2 for n in canvas.grid.shape)
-    here = np.array([axis[middle] for axis in canvas.coordinates], np.float64)
-    choice = rng.random()
+    choice = canvas.rng.random()
     if choice > 0.8:
         return canvas.random_point(0.05)
-    offset = rng.standard_normal(3)
-    reach = 0.35 if choice < 0.55 else 0.75
-    offset *= reach * radius_mm * rng.random() ** (1 / 3) / np.linalg.norm(offset)
-    return np.asarray(here - offset, np.float64)
+    return _centre_inside(canvas, radius_mm * (0.35 if choice < 0.55 else 0.75))
+
+
+def _centre_inside(canvas: Canvas, reach_mm: float) -> Vector:
+    """A point within reach of the patch's centre, in the canvas's warped positions."""
+    middle = tuple(n // 2 for n in canvas.grid.shape)
+    here = np.array([axis[middle] for axis in canvas.coordinates], np.float64)
+    offset = canvas.rng.standard_normal(3)
+    offset *= reach_mm * canvas.rng.random() ** (1 / 3) / np.linalg.norm(offset)
+    return np.asarray(here + offset, np.float64)
 
 
 def _scatter(canvas: Canvas, look: Look | None, target: Mask, radius_mm: float) -> None:
@@ -149,7 +162,8 @@ def _scatter(canvas: Canvas, look: Look | None, target: Mask, radius_mm: float) 
         radius = radius_mm * float(rng.uniform(0.5, 1.4)) if look is not None else 0.5 * _log_uniform(rng, 4, 20)
         radius = float(np.clip(radius, 2.0, 14.0))
         box, distance = lesion_distance(canvas, canvas.random_point(), radius, _pick(rng, STYLE_SHARES))
-        if not distance.size or (kept_clear is not None and (kept_clear[box] & (distance < 0.5)).any()):
+        surround = 0.5 + (max(look.halo_mm, look.capsule_mm) if look is not None else 0.0)
+        if not distance.size or (kept_clear is not None and (kept_clear[box] & (distance < surround)).any()):
             continue
         if kept_clear is None:
             contrast = _log_uniform(rng, *CONTRAST) * (1 if rng.random() < 0.5 else -1)
@@ -177,20 +191,42 @@ def _organ_target(canvas: Canvas) -> Mask | None:
     target = np.asarray(parts == part, np.bool_)
     # A sliver at the patch's border is nothing that anybody would click.
     is_solid = ndimage.binary_erosion(target, border_value=1).sum() >= 8
-    if not is_solid or target.sum() < SMALLEST_VOXELS or not _stands_out(canvas, target):
-        return None
-    return target
+    return target if is_solid and target.sum() >= SMALLEST_VOXELS else None
 
 
-def _stands_out(canvas: Canvas, target: Mask) -> bool:
-    """Whether the picture changes at the target's border."""
-    palette = canvas.palette
-    outside = ndimage.binary_dilation(target, iterations=2) & ~target
-    inside = target & ~ndimage.binary_erosion(target, iterations=2, border_value=1)
-    if not outside.any():
+def _paint_central_organ(canvas: Canvas) -> None:
+    """A structure that the patch's centre most likely lies in."""
+    rng, palette = canvas.rng, canvas.palette
+    choice = rng.random()
+    if choice < 0.55:
+        radius = _log_uniform(rng, 5.0, 32.0)
+        centre = _centre_inside(canvas, 0.5 * radius)
+        value = palette.of("organ", rng)
+        paint_blob(canvas, "organ", centre, random_radii(rng, radius, 0.3), value)
+        return
+    radius = _log_uniform(rng, 2.0, 11.0)
+    direction, start = rng.standard_normal(3), rng.normal(0.0, 0.3 * radius, 3)
+    halves = [curve(rng, start, way * direction, 4.0, 0.05, canvas.grid.shape[0] // 4) for way in (1.0, -1.0)]
+    points = np.concatenate([halves[0][:0:-1], halves[1]])
+    if choice < 0.85:
+        value = palette.values["vessel"] if rng.random() < 0.7 else palette.of("organ", rng)
+        paint_curve(canvas, points, radius, value, canvas.add("vessel"))
+    else:
+        paint_bone(canvas, points, radius + 3.0)
+
+
+def _stands_out(image: Floats, target: Mask) -> bool:
+    """Whether value or texture changes across the target's border; False where no border is in the patch."""
+    box = ndimage.find_objects(np.asarray(target, np.uint8))[0]
+    box = tuple(slice(max(part.start - 3, 0), part.stop + 3) for part in box)
+    image, target = image[box], target[box]
+    outside = image[ndimage.binary_dilation(target, iterations=2) & ~target]
+    inside = image[target & ~ndimage.binary_erosion(target, iterations=2, border_value=1)]
+    if outside.size < SMALLEST_VOXELS or not inside.size:
         return False
-    inner, outer = (np.clip(canvas.picture[where], palette.low, palette.high) for where in (inside, outside))
-    return bool(abs(float(inner.mean()) - float(outer.mean())) > CONTRAST[0])
+    deviations = float(inside.std()) + 0.02, float(outside.std()) + 0.02
+    is_textured = max(deviations) > 2.0 * min(deviations)
+    return is_textured or bool(abs(float(inside.mean()) - float(outside.mean())) > LEAST_SEEN)
 
 
 def _log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
