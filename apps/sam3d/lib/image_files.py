@@ -29,12 +29,14 @@ Voxels = tuple[NDArray[Any], Floats, float, float]
 
 NIFTI_ENDINGS = (".nii", ".nii.gz")
 ITK_ENDINGS = (".nrrd", ".mha", ".mhd")
-# Bytes of the grey values that ITK can read.
+# Bytes of the grey values that ITK can read; a NRRD list of one value counts as a vector to it.
 ITK_ITEM_SIZES = {
-    **dict.fromkeys((sitk.sitkInt8, sitk.sitkUInt8), 1),
-    **dict.fromkeys((sitk.sitkInt16, sitk.sitkUInt16), 2),
-    **dict.fromkeys((sitk.sitkInt32, sitk.sitkUInt32, sitk.sitkFloat32), 4),
-    **dict.fromkeys((sitk.sitkInt64, sitk.sitkUInt64, sitk.sitkFloat64), 8),
+    **dict.fromkeys((sitk.sitkInt8, sitk.sitkUInt8, sitk.sitkVectorInt8, sitk.sitkVectorUInt8), 1),
+    **dict.fromkeys((sitk.sitkInt16, sitk.sitkUInt16, sitk.sitkVectorInt16, sitk.sitkVectorUInt16), 2),
+    **dict.fromkeys((sitk.sitkInt32, sitk.sitkUInt32, sitk.sitkVectorInt32, sitk.sitkVectorUInt32), 4),
+    **dict.fromkeys((sitk.sitkInt64, sitk.sitkUInt64, sitk.sitkVectorInt64, sitk.sitkVectorUInt64), 8),
+    **dict.fromkeys((sitk.sitkFloat32, sitk.sitkVectorFloat32), 4),
+    **dict.fromkeys((sitk.sitkFloat64, sitk.sitkVectorFloat64), 8),
 }
 # A header is short text before its data: this much of a file is searched for the name of a data file.
 HEADER_BYTES = 65_536
@@ -71,7 +73,9 @@ def _read_nifti(path: Path, limit_bytes: int) -> Voxels:
             kind: Any = Nifti2Image if is_second else Nifti1Image
             file.seek(0)
             # Without nibabel's check, which quietly mends a spacing of 0 or below.
-            unchecked = kind.header_class.from_fileobj(file, check=False)
+            unchecked = kind.header_class(file.read(kind.header_class.template_dtype.itemsize), check=False)
+            if not unchecked["magic"].tobytes().startswith(b"n+"):
+                raise ImageFileError("the signature of a one-file NIfTI image is missing")
             image = kind.from_file_map({"image": FileHolder(fileobj=file), "header": FileHolder(fileobj=file)})
             shape, dtype = tuple(int(length) for length in image.shape), image.get_data_dtype()
             _check_header(name, shape, dtype.kind in "biuf", dtype.itemsize, limit_bytes)
