@@ -40,10 +40,14 @@ if [ "$(cat "$venv/.installed" 2>/dev/null)" = "$stamp" ] && fits "$venv/bin/pyt
 fi
 
 python=$(find_python)
+if [ -e "$venv" ] && [ ! -e "$venv/.installed" ]; then
+    fail "$venv exists and is not an environment of this project's making: remove it, or name another folder with VENV."
+fi
 echo "Setting up $venv with $("$python" --version): a few minutes and about 8 GB (2 GB with CPU=1)."
 # A virtual environment made in another folder, or by a Python that is gone, does not run.
 "$python" -m venv --clear "$venv" ||
     fail "$python cannot make a virtual environment: on Debian and Ubuntu, install the package python3-venv."
+: >"$venv/.installed"
 
 # The locks are complete, so pip has nothing to resolve. Bytecode is compiled when a module is first imported.
 install() {
