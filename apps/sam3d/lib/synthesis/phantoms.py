@@ -23,7 +23,6 @@ from lib.synthesis.anatomy import (
     SCENES,
     Canvas,
     confine,
-    host_value,
     lesion_distance,
     paint_lesion,
 )
@@ -40,6 +39,8 @@ FAMILIES = ("ct", "mr")
 # Field of view, to the right and to the front, from which a whole body is shown.
 BODY_FROM_MM = 200.0
 MR_UNIT = 250.0
+ABDOMINAL_HOSTS = frozenset({"liver", "spleen", "kidney_left", "kidney_right", "pancreas"})
+OTHER_HOSTS = frozenset({"organ", "muscle", "nucleus"})
 # Slices from this thickness on are averaged over finer ones, unless that makes too many voxels.
 THICK_FROM_MM = 2.2
 MOST_FINE_VOXELS = 6_000_000
@@ -187,9 +188,7 @@ def _paint_lesions(canvas: Canvas) -> Mask:
     extent, step = canvas.grid.high_mm - canvas.grid.low_mm, max(canvas.grid.spacing_mm)
     most = float(max(2.5 * step, min(28.0, 0.16 * extent.min())))
     wanted = int(rng.integers(2, 5))
-    candidates = np.flatnonzero(np.isin(canvas.labels, [n + 1 for n, name in enumerate(canvas.names) if name in HOSTS]))
-    if not candidates.size:
-        candidates = np.arange(canvas.labels.size)
+    candidates = _host_voxels(canvas)
     for attempt in range(60):
         if wanted == 0:
             break
@@ -202,15 +201,30 @@ def _paint_lesions(canvas: Canvas) -> Mask:
             distance = confine(canvas, box, distance)
         if (distance < 0).sum() < 40 or (lesion[box] & (distance < 2.5 * step)).any():
             continue
-        contrast = float(np.exp(rng.uniform(np.log(0.35), np.log(1.6)))) * (-1 if rng.random() < 0.6 else 1)
-        look = Look.draw(rng, host_value(canvas, box, distance), contrast, canvas.palette, radius)
+        host = canvas.palette.visible(float(canvas.picture[index]))
+        look = Look.draw(rng, host, _contrast(rng, host, canvas.palette.family), canvas.palette, radius)
         paint_lesion(canvas, box, distance, look, radius)
         lesion[box] |= distance < 0
         wanted -= 1
     return lesion
 
 
-HOSTS = frozenset({"organ", "liver", "spleen", "kidney_left", "kidney_right", "pancreas", "muscle", "wall"})
+def _host_voxels(canvas: Canvas) -> NDArray[np.int64]:
+    """Where lesions may begin: in an abdomen's solid organs, else in organs and the like, else anywhere (as in a lung)."""
+    for hosts in (ABDOMINAL_HOSTS, OTHER_HOSTS):
+        numbers = [number for number, name in enumerate(canvas.names, start=1) if name in hosts]
+        voxels = np.flatnonzero(np.isin(canvas.labels, numbers))
+        if voxels.size:
+            return voxels
+    return np.arange(canvas.labels.size)
+
+
+def _contrast(rng: np.random.Generator, host: float, family: str) -> float:
+    """A lesion's difference from its host; on CT no lesion is darker than fluid where its host is brighter."""
+    size = float(np.exp(rng.uniform(np.log(0.35), np.log(1.6))))
+    if rng.random() < 0.4 or (family == "ct" and host < -0.15):
+        return size
+    return -min(size, host + 0.5) if family == "ct" else -size
 
 
 # --------------------------------------------------------------- held-out cases
