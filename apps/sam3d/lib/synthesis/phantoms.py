@@ -210,7 +210,8 @@ def _paint_lesions(canvas: Canvas) -> Mask:
 
 
 def _host_voxels(canvas: Canvas) -> NDArray[np.int64]:
-    """Where lesions may begin: in an abdomen's solid organs, else in organs and the like, else anywhere (as in a lung)."""
+    """Where lesions may begin: in an abdomen's solid organs, else in organs and the like, else anywhere (as in a
+    lung)."""
     for hosts in (ABDOMINAL_HOSTS, OTHER_HOSTS):
         numbers = [number for number, name in enumerate(canvas.names, start=1) if name in hosts]
         voxels = np.flatnonzero(np.isin(canvas.labels, numbers))
