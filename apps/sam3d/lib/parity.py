@@ -1,7 +1,7 @@
 """Holds the network against recorded answers of the published one (golden cases: folders of `.npz` files).
 
-A case names its seeds; parameters, patch and points are filled deterministically from them, the network runs on the CPU in
-fp32, and every recorded tensor is compared at the recorded places.
+A case names its seeds; parameters, patch and points are filled deterministically from them, the network runs on the
+CPU in fp32, and every recorded tensor is compared at the recorded places.
 """
 
 from __future__ import annotations
@@ -133,9 +133,7 @@ def plain_embedding(network: Sam3D, patch: Tensor) -> tuple[Tensor, Tensor]:
     slices = rearrange(volume, "1 1 d h w -> d 1 h w")
     in_plane = torch.cat([encoder.patch_embed(part.expand(-1, 3, -1, -1)) for part in slices.split(16)])
     size = network.settings.vit_patch_size
-    joined = torch.einsum(
-        "dkhwc,ck->hwdc", in_plane.unflatten(0, (-1, size)), encoder.slice_embed.weight[:, 0, 0, 0]
-    )
+    joined = torch.einsum("dkhwc,ck->hwdc", in_plane.unflatten(0, (-1, size)), encoder.slice_embed.weight[:, 0, 0, 0])
     return in_plane, (joined + encoder.slice_embed.bias)[None]
 
 
@@ -183,7 +181,9 @@ def _recording(network: Sam3D, record: dict[str, Tensor]) -> Iterator[None]:
         )
     for name in ("head2", "head3", "head4", "head5"):
         keep(getattr(decoder.mlahead, name), name)
-    handles.append(decoder.cls[1].register_forward_pre_hook(lambda _module, inputs: record.__setitem__("cls0", inputs[0])))
+    handles.append(
+        decoder.cls[1].register_forward_pre_hook(lambda _module, inputs: record.__setitem__("cls0", inputs[0]))
+    )
     keep(decoder.cls[3], "logits64")
     try:
         yield

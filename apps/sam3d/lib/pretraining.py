@@ -56,8 +56,8 @@ class PretrainingPlan:
 
 
 class SyntheticPatches(IterableDataset[dict[str, Tensor]]):
-    """Patches and targets (1, P, P, P), each made from the seed and its own number, so that a resumed run goes on exactly
-    where it was."""
+    """Patches and targets (1, P, P, P), each made from the seed and its own number, so that a resumed run goes on
+    exactly where it was."""
 
     def __init__(self, patch_size: int, seed: int, start: int, count: int) -> None:
         self.patch_size, self.seed, self.numbers = patch_size, seed, range(start, start + count)
@@ -126,7 +126,9 @@ class _Run:
 
         trainer.run()
         entry = {"step": self.step, "loss": float(np.mean(losses)), "dice": float(np.mean(dices))}
-        logger.info("step %d of %d: loss %.3f, last-click dice %.3f", self.step, plan.steps, entry["loss"], entry["dice"])
+        logger.info(
+            "step %d of %d: loss %.3f, last-click dice %.3f", self.step, plan.steps, entry["loss"], entry["dice"]
+        )
         with self.log_path.open("a") as log:
             log.write(json.dumps(entry) + "\n")
 
@@ -166,7 +168,9 @@ class _Run:
             return
         state = torch.load(self.path, weights_only=True)
         if state["plan"] != json.dumps(asdict(self.plan)):
-            raise WeightsError(f"{self.path.parent.name} holds a run of another plan: name a new folder, or the same plan")
+            raise WeightsError(
+                f"{self.path.parent.name} holds a run of another plan: name a new folder, or the same plan"
+            )
         self.network.load_state_dict(state["network"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.average.state, self.average.updates = state["average"], state["updates"]

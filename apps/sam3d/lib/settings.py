@@ -86,16 +86,16 @@ class NetworkSettings:
 VARIANTS: Mapping[str, NetworkSettings] = {
     "tiny": NetworkSettings(
         patch_size=64,
-        embed_dim=96,
+        embed_dim=64,
         depth=4,
-        num_heads=3,
+        num_heads=2,
         neck_blocks=(0, 1, 2, 3),
         sam_window_size=8,
         sam_grid_size=16,
-        adapter_dim=48,
-        neck_dim=48,
+        adapter_dim=32,
+        neck_dim=32,
         head_dim=32,
-        prompt_mlp_dim=192,
+        prompt_mlp_dim=128,
         prompt_heads=4,
         has_click_maps=True,
     ),
@@ -135,7 +135,7 @@ PRESETS: Mapping[str, Intensity] = {
 class ClickSettings:
     """How clicks grow into a mask larger, or surer, than one patch gives."""
 
-    max_patches: int = 27
+    max_patches: int = 64
     correction_radius_mm: float = 6.0
     max_clicks: int = 1000
 
@@ -153,9 +153,9 @@ class Settings:
     # True if the user named "background" as well: the viewers then list it, last, as a row for negative clicks.
     lists_background: bool = False
     network: NetworkSettings = VARIANTS["tiny"]
-    preset: str = "ct"
-    intensity: Intensity = PRESETS["ct"]
-    spacing_mm: float = 1.0
+    # None: as the weights were trained (their card says how); checkpoints without a card get `ct` at 1 mm.
+    intensity: Intensity | None = None
+    spacing_mm: float | None = None
     clicks: ClickSettings = field(default_factory=ClickSettings)
     device: str = "auto"
     checkpoint: Path | None = None
@@ -173,15 +173,13 @@ class Settings:
         values = {key: CONF_KEYS[key].parse(key, text) for key, text in texts.items()}
 
         variant = values.pop("variant", None) or _usual_variant(values)
-        preset = values.pop("preset", cls.preset)
         labels, lists_background = values.pop("labels", (cls.labels, False))
         return cls(
             variant=variant,
             network=VARIANTS[variant],
             labels=labels,
             lists_background=lists_background,
-            preset=preset,
-            intensity=_intensity(preset, _take(values, "clip_low", "clip_high", "mean", "std")),
+            intensity=_intensity(_take(values, "preset", "clip_low", "clip_high", "mean", "std")),
             clicks=ClickSettings(**_take(values, "max_patches", "correction_radius_mm", "max_clicks")),
             **values,
         )
@@ -244,7 +242,12 @@ def _usual_variant(values: Mapping[str, Any]) -> str:
     return named[0] if named else "vit_b"
 
 
-def _intensity(preset: str, own: Mapping[str, float]) -> Intensity:
+def _intensity(values: dict[str, Any]) -> Intensity | None:
+    """The named preset with own values in place of its own; None when nothing was named."""
+    if not values:
+        return None
+    preset = values.pop("preset", "ct")
+    own: Mapping[str, float] = values
     names = {"clip_low": "low", "clip_high": "high"}
     intensity = replace(PRESETS[preset], **{names.get(key, key): value for key, value in own.items()})
     if intensity.is_percentile and {"mean", "std"} & own.keys():
@@ -305,7 +308,7 @@ def _file(key: str, text: str) -> Path:
 CONF_KEYS: Mapping[str, ConfKey] = {
     "variant": ConfKey(_one_of(VARIANTS), "size of the network; tiny unless weights are named"),
     "labels": ConfKey(parse_labels, "names of the labels, with commas between; lesion,organ unless named"),
-    "preset": ConfKey(_one_of(PRESETS), "how voxel values are normalised; ct unless named"),
+    "preset": ConfKey(_one_of(PRESETS), "how voxel values are normalised; as the weights were trained unless named"),
     "clip_low": ConfKey(_number(), "own lower clip value in place of the preset's"),
     "clip_high": ConfKey(_number(), "own upper clip value in place of the preset's"),
     "mean": ConfKey(_number(), "own mean in place of the preset's"),

@@ -16,7 +16,13 @@ from lib.network.sam3d import Embedding, Sam3D
 
 # Half Dice of the object, half cross-entropy of both classes (arXiv 2306.13465, section 4.1 and its code's constants).
 segmentation_loss = DiceCELoss(
-    softmax=True, to_onehot_y=True, include_background=False, lambda_dice=0.5, lambda_ce=0.5, smooth_nr=1e-5, smooth_dr=1e-5
+    softmax=True,
+    to_onehot_y=True,
+    include_background=False,
+    lambda_dice=0.5,
+    lambda_ce=0.5,
+    smooth_nr=1e-5,
+    smooth_dr=1e-5,
 )
 
 
@@ -53,8 +59,8 @@ def training_step(
 ) -> tuple[Tensor, Tensor]:
     """Loss of a batch over rounds of simulated clicks, and the logits (B, 2, P, P, P) of the last round.
 
-    patch (B, 1, P, P, P) and target (B, 1, P, P, P), 0 or 1. The patch is encoded once; each round adds the click that the
-    largest error asks for, as a user would.
+    patch (B, 1, P, P, P) and target (B, 1, P, P, P), 0 or 1. The patch is encoded once; each round adds the click
+    that the largest error asks for, as a user would.
     """
     embedding = network.encode(patch)
     is_automatic = rng.random() < plan.automatic_share
@@ -76,8 +82,8 @@ def decode(network: Sam3D, embedding: Embedding, clicks: Clicks) -> Tensor:
 
 
 def first_clicks(target: Tensor, rng: np.random.Generator) -> Clicks:
-    """A foreground click somewhere inside each target (B, 1, P, P, P), deep inside more often than not; a sample without
-    any target gets a background click in its middle."""
+    """A foreground click somewhere inside each target (B, 1, P, P, P), deep inside more often than not; a sample
+    without any target gets a background click in its middle."""
     clicks = []
     for region in _masks(target):
         centre = (region.shape[0] // 2, region.shape[1] // 2, region.shape[2] // 2)

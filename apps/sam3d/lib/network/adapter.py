@@ -7,7 +7,8 @@ from torch.nn import functional as F
 
 
 class SpatialAdapter(nn.Module):
-    """Down-projection, depth-wise 3x3x3 convolution over the token grid, up-projection, residual (arXiv 2306.13465, Fig. 2).
+    """Down-projection, depth-wise 3x3x3 convolution over the token grid, up-projection, residual (arXiv 2306.13465,
+    Fig. 2).
 
     A ReLU follows each of the three, the last one included: an adapter can only add.
     """

@@ -1,4 +1,5 @@
-"""SAM's image encoder made volumetric: a patch of voxels in, four maps of features out. Nothing here knows of prompts."""
+"""SAM's image encoder made volumetric: a patch of voxels in, four maps of features out. Nothing here knows of
+prompts."""
 
 from __future__ import annotations
 

@@ -20,7 +20,8 @@ class ChannelNorm(nn.LayerNorm):
 
 
 def split_windows(x: Tensor, size: int) -> Tensor:
-    """Token grid (B, h, w, d, C) to windows (B*n, size^3, C); in a window h is slowest and d fastest, windows likewise."""
+    """Token grid (B, h, w, d, C) to windows (B*n, size^3, C); in a window h is slowest and d fastest, windows
+    likewise."""
     return rearrange(x, "b (h i) (w j) (d k) c -> (b h w d) (i j k) c", i=size, j=size, k=size)
 
 
@@ -46,7 +47,8 @@ class WindowAttention(nn.Module):
     """Multi-head attention among the size^3 tokens of a window, with decomposed relative positions on three axes.
 
     SAM's own attention (Kirillov et al. 2023, its `Attention` with `use_rel_pos`) has the tables for h and w;
-    `rel_pos_d` is the added depth axis (arXiv 2306.13465, section 3.2). `lr` is the published gain on the relative terms.
+    `rel_pos_d` is the added depth axis (arXiv 2306.13465, section 3.2). `lr` is the published gain on the relative
+    terms.
     """
 
     lr: Tensor

@@ -56,7 +56,8 @@ class MaskDecoder(nn.Module):
         )
 
     def prepare(self, features: list[Tensor], image: Tensor) -> Tensor:
-        """features: the three shallow maps (B, C, h, w, d); image (B, 1, H/2, W/2, D/2). Returns their share of the fusion."""
+        """features: the three shallow maps (B, C, h, w, d); image (B, 1, H/2, W/2, D/2). Returns their share of the
+        fusion."""
         heads = (self.mlahead.head2, self.mlahead.head3, self.mlahead.head4)
         inputs = [upsample(head(feature)) for head, feature in zip(heads, features, strict=True)]
         dim = self.settings.head_dim

@@ -66,11 +66,13 @@ class PromptEncoder(nn.Module):
         self.transformer = Transformer(settings)
         # Zero for a fresh network, so that a published checkpoint keeps its answers; foreground has none by design.
         self.background_embedding = nn.Parameter(torch.zeros(settings.neck_dim))
-        self.click_proj = nn.Linear(click_maps.COUNT, settings.neck_dim, bias=False) if settings.has_click_maps else None
+        self.click_proj = (
+            nn.Linear(click_maps.COUNT, settings.neck_dim, bias=False) if settings.has_click_maps else None
+        )
 
     def forward(self, feature: Tensor, image: Tensor, point_coords: Tensor, point_labels: Tensor) -> Tensor:
-        """feature (B, C, h, w, d); image (B, 1, h, w, d), the patch on the token grid; point_coords (B, N, 3) in patch voxels
-        (d, h, w); point_labels (B, N). Returns (B, C, h, w, d)."""
+        """feature (B, C, h, w, d); image (B, 1, h, w, d), the patch on the token grid; point_coords (B, N, 3) in
+        patch voxels (d, h, w); point_labels (B, N). Returns (B, C, h, w, d)."""
         points = self.sample(feature, point_coords)
         points = points + (point_labels == 0).to(points.dtype)[..., None] * self.background_embedding
         tokens = rearrange(feature, "b c h w d -> b (h w d) c")

@@ -47,7 +47,8 @@ class Sam3D(nn.Module):
         return Embedding(feature=features[3], fusion=fusion, image=image)
 
     def decode(self, embedding: Embedding, point_coords: Tensor, point_labels: Tensor) -> Tensor:
-        """Logits (B, 2, D, H, W), background and object. point_coords (B, N, 3) in patch voxels (d, h, w), voxel centres on
+        """Logits (B, 2, D, H, W), background and object. point_coords (B, N, 3) in patch voxels (d, h, w), voxel
+        centres on
         integers; point_labels (B, N), 1 foreground, 0 background; N = 0 asks for the automatic answer."""
         on_tokens = F.avg_pool3d(embedding.image, self.settings.token_stride // 2)
         prompted = self.prompt_encoder(embedding.feature, on_tokens, point_coords, point_labels)

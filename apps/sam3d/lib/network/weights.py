@@ -1,7 +1,8 @@
 """Weights cross the border with papers: what was loaded, resized, left fresh or not used is always said.
 
 Three formats come in: a 2D SAM checkpoint, a published 3DSAM-adapter checkpoint, and our own (safetensors beside a JSON
-card). Only our own goes out. Pickled code is never run: everything is loaded with `weights_only=True` or by safetensors.
+card). Only our own goes out. Pickled code is never run: everything is loaded with `weights_only=True` or by
+safetensors.
 """
 
 from __future__ import annotations
@@ -9,12 +10,12 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import tempfile
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import torch
 from safetensors import SafetensorError
@@ -48,9 +49,8 @@ class LoadReport:
     unused: tuple[str, ...]
 
     def __str__(self) -> str:
-        return (
-            f"{len(self.loaded)} loaded, {len(self.resized)} resized, {len(self.fresh)} fresh, {len(self.unused)} unused"
-        )
+        counts = {name: len(names) for name, names in vars(self).items()}
+        return ", ".join(f"{count} {name}" for name, count in counts.items())
 
 
 @dataclass(frozen=True)
@@ -59,10 +59,10 @@ class Card:
 
     variant: str
     network: NetworkSettings
-    preset: str
     intensity: Intensity
     spacing_mm: float
-    labels: tuple[str, ...] = ()
+    # Whether patches coarser than the voxels average them (ours) or pick single ones (the published recipe).
+    has_antialiasing: bool = True
     version: str = "1"
     is_trained: bool = False
     has_background_clicks: bool = False
@@ -88,7 +88,6 @@ class Card:
             return cls(
                 network=NetworkSettings(**network),
                 intensity=Intensity(**known.pop("intensity")),
-                labels=tuple(known.pop("labels", ())),
                 **known,
             )
         except (KeyError, TypeError) as error:
@@ -120,8 +119,8 @@ def load_sam_checkpoint(network: Sam3D, path: Path) -> LoadReport:
 
 
 def load_published_checkpoint(network: Sam3D, path: Path) -> LoadReport:
-    """A published 3DSAM-adapter checkpoint: `encoder_dict`, `decoder_dict` and a list of prompt encoders, whose last one
-    is the one in use. Raises WeightsError when parts are missing or do not fit."""
+    """A published 3DSAM-adapter checkpoint: `encoder_dict`, `decoder_dict` and a list of prompt encoders, whose last
+    one is the one in use. Raises WeightsError when parts are missing or do not fit."""
     content = _load_pickle(path)
     missing = {"encoder_dict", "decoder_dict", "feature_dict"} - set(content)
     if missing:
@@ -144,10 +143,11 @@ def is_published_checkpoint(path: Path) -> bool:
 
 
 def save_weights(network: Sam3D, card: Card, path: Path) -> Card:
-    """Write `path` (.safetensors) and its card, each whole or not at all, the card last; returns the card with its hash."""
+    """Write `path` (.safetensors) and its card, each whole or not at all, the card last; returns the card with its
+    hash."""
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     data = save_safetensors(state)
-    card = Card(**{**{f.name: getattr(card, f.name) for f in fields(card)}, "sha256": sha256(data).hexdigest()})
+    card = replace(card, sha256=sha256(data).hexdigest())
     write_atomically(path, data)
     write_atomically(card_path(path), (json.dumps(card.as_json(), indent=1, ensure_ascii=False) + "\n").encode())
     return card
@@ -187,15 +187,15 @@ def card_path(path: Path) -> Path:
 def write_atomically(path: Path, data: bytes) -> None:
     """All of `data` at `path`, or what was there before; survives a kill or a full disk at any moment."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = path.with_name(f".{path.name}.{uuid4().hex}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).replace(path)
+        temporary.replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 

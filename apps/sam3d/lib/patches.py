@@ -1,0 +1,157 @@
+"""How patches cover an object: which patches the clicks open, where a mask that reaches a border goes on, and how the
+answers of overlapping patches become one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from lib.boxes import Box
+from lib.geometry import PatchGrid
+from lib.volumes import Volume
+
+Floats = NDArray[np.float32]
+Offset = tuple[int, int, int]
+
+# A click this close to a patch's border (as a share of its side) opens a patch of its own: the network sees too little
+# of what lies beyond.
+BORDER_SHARE = 1 / 8
+# Neighbours lie this share of a side apart, so they see a good part of what is already known.
+STRIDE_SHARE = 5 / 8
+# Fewer object voxels than this on a face are no reason to look further.
+MIN_TOUCHING = 4
+
+
+def grids_around(clicks: NDArray[np.int64], volume: Volume, size: int, spacing_mm: float) -> list[PatchGrid]:
+    """The patches that foreground clicks (N, 3) open, in their order: the first one its own, a later one only where it
+    lies in, or near the border of, no earlier patch. Earlier patches never move when a click is added."""
+    grids: list[PatchGrid] = []
+    for click in clicks:
+        if not any(grid.contains(click[None], margin=size * BORDER_SHARE).all() for grid in grids):
+            grids.append(PatchGrid.around(volume.affine, click, size, spacing_mm))
+    return grids
+
+
+def neighbours(grid: PatchGrid, margin: Floats, volume: Volume) -> list[tuple[PatchGrid, Floats]]:
+    """Where the object goes on: a neighbouring patch for each face of the patch that the object touches inside the
+    volume, with the pseudo-clicks (N, 3), native float indices, that tell it what to follow.
+
+    margin (P, P, P) is how much the object's logit exceeds the background's.
+    """
+    is_object = margin > 0
+    stride = int(grid.size * STRIDE_SHARE)
+    found = []
+    for axis in range(3):
+        for side in (0, -1):
+            if np.count_nonzero(is_object.take(side, axis=axis)) < MIN_TOUCHING:
+                continue
+            step: list[int] = [0, 0, 0]
+            step[axis] = stride if side else -stride
+            neighbour = grid.shifted(step)
+            if not _has_news(neighbour, grid, axis, side, volume):
+                continue
+            clicks = _pseudo_clicks(is_object, axis, side, grid.size - stride)
+            found.append((neighbour, _to_native(clicks, grid)))
+    return found
+
+
+def blend(parts: Iterable[tuple[PatchGrid, Floats]], volume: Volume) -> tuple[Box, Floats]:
+    """The answers (P, P, P) of overlapping patches as one, at the native voxels of the box around them all.
+
+    Each counts most at its middle and hardly at its border, so no seam shows; voxels of the box that no patch covers
+    are minus infinity.
+    """
+    pieces = []
+    for grid, margin in parts:
+        weight = _taper(grid.size)
+        box, weighted = grid.paste_values(margin * weight, volume.shape)
+        _, weights = grid.paste_values(weight, volume.shape)
+        pieces.append((box, weighted, weights))
+    around = _hull([box for box, _, _ in pieces])
+    total = np.zeros([edge.stop - edge.start for edge in around], np.float32)
+    weight_sum = np.zeros_like(total)
+    for box, weighted, weights in pieces:
+        inside = relative(box, around)
+        total[inside] += weighted
+        weight_sum[inside] += weights
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return around, np.where(weight_sum > 0, total / weight_sum, -np.inf).astype(np.float32)
+
+
+def relative(box: Box, within: Box) -> Box:
+    """A box in the coordinates of another that holds it."""
+    i, j, k = (slice(a.start - b.start, a.stop - b.start) for a, b in zip(box, within, strict=True))
+    return i, j, k
+
+
+def overlap(first: Box, second: Box) -> Box | None:
+    """The voxels two boxes share, or None."""
+    i, j, k = (slice(max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(first, second, strict=True))
+    return (i, j, k) if all(edge.start < edge.stop for edge in (i, j, k)) else None
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """Patches that cover a whole volume, for the automatic mode."""
+
+    grids: tuple[PatchGrid, ...]
+
+    @classmethod
+    def over(cls, volume: Volume, size: int, spacing_mm: float) -> Tiling:
+        """As few patches as cover every voxel with the usual overlap, centred on the volume."""
+        centre = (np.array(volume.shape) - 1) / 2
+        middle = PatchGrid.around(volume.affine, centre, size, spacing_mm)
+        stride = int(size * STRIDE_SHARE)
+        extents = [volume.shape[axis] / abs(step) for axis, step in zip(middle.axes, middle.steps, strict=True)]
+        counts = [1 + max(0, int(np.ceil((extent - size) / stride))) for extent in extents]
+        offsets = [[(n - (count - 1) / 2) * stride for n in range(count)] for count in counts]
+        grids = (middle.shifted((d, h, w)) for d in offsets[0] for h in offsets[1] for w in offsets[2])
+        return cls(tuple(grids))
+
+
+def _has_news(neighbour: PatchGrid, grid: PatchGrid, axis: int, side: int, volume: Volume) -> bool:
+    """Whether the face is inside of the volume, that is, whether there is anything to see beyond it."""
+    beyond = [grid.size / 2] * 3
+    beyond[axis] = grid.size if side else -1
+    native_axis = grid.axes[axis]
+    at = _to_native(np.array([beyond], np.float32), grid)[0, native_axis]
+    return bool(0 <= at <= volume.shape[native_axis] - 1)
+
+
+def _pseudo_clicks(is_object: NDArray[np.bool_], axis: int, side: int, depth: int) -> Floats:
+    """Where a user would click what both patches see: the object's deepest voxel of the shared slab, and the one of the
+    touched face; (2, 3) patch indices."""
+    slab = [slice(None)] * 3
+    slab[axis] = slice(-depth, None) if side else slice(depth)
+    start = [0, 0, 0]
+    start[axis] = is_object.shape[axis] - depth if side else 0
+    # The slab's outer face is a cut, not a border of the object.
+    padded = np.pad(is_object[tuple(slab)], [(0, 0) if a == axis else (1, 1) for a in range(3)])
+    deep = np.array(np.unravel_index(ndimage.distance_transform_edt(padded).argmax(), padded.shape))
+    deepest = deep - [0 if a == axis else 1 for a in range(3)] + start
+    face = ndimage.distance_transform_edt(np.pad(is_object.take(side, axis=axis), 1))
+    on_face = list(np.array(np.unravel_index(face.argmax(), face.shape)) - 1)
+    on_face.insert(axis, is_object.shape[axis] - 1 if side else 0)
+    return np.array([deepest, on_face], np.float32)
+
+
+def _to_native(points: Floats, grid: PatchGrid) -> Floats:
+    to_volume = grid.to_volume
+    return (points @ to_volume[:3, :3].T + to_volume[:3, 3]).astype(np.float32)
+
+
+def _taper(size: int) -> Floats:
+    """(P, P, P), 1 in the middle and nearly 0 at the borders, smooth between."""
+    ramp = np.minimum(np.arange(size) + 0.5, size - np.arange(size) - 0.5) / (size * (1 - STRIDE_SHARE))
+    weights = np.sin(np.minimum(ramp, 1) * np.pi / 2) ** 2 + 1e-4
+    weights = weights.astype(np.float32)
+    return np.asarray(weights[:, None, None] * weights[None, :, None] * weights[None, None, :])
+
+
+def _hull(boxes: list[Box]) -> Box:
+    i, j, k = (slice(min(b[a].start for b in boxes), max(b[a].stop for b in boxes)) for a in range(3))
+    return i, j, k

@@ -1,0 +1,233 @@
+"""One request answered: a volume and clicks in, a label map on the volume's own grid out.
+
+Nothing about a user is kept: every request brings all its clicks, so removing one and asking again is undo. What is
+kept is what clicks do not change: the embedding of each patch, in a bounded cache.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lib.boxes import Box
+from lib.cache import ByteCache
+from lib.checkpoints import open_network
+from lib.contract import honour_clicks
+from lib.errors import WeightsError
+from lib.geometry import PatchGrid
+from lib.network.sam3d import Embedding, Sam3D
+from lib.network.weights import Card
+from lib.patches import Tiling, blend, grids_around, neighbours, overlap, relative
+from lib.preprocess import intensity_of, sample_patch
+from lib.prompts import ClickRequest, Prompt
+from lib.settings import Intensity, Settings
+from lib.volumes import Volume
+
+Floats = NDArray[np.float32]
+
+
+@dataclass
+class Report:
+    """What was done for one request, for the reply and the log."""
+
+    latencies_ms: dict[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    n_clicks: int = 0
+    n_patches: int = 0
+    n_encoded: int = 0
+    n_corrected_clicks: int = 0
+    weights_version: str = ""
+
+    @contextmanager
+    def timed(self, step: str) -> Iterator[None]:
+        """Add the time of the enclosed lines to a step."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            elapsed = 1000 * (time.perf_counter() - start)
+            self.latencies_ms[step] = round(self.latencies_ms.get(step, 0.0) + elapsed, 3)
+
+    def as_json(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """The answer: label_map (I, J, K) uint8, 0 or a label's position in the settings' labels from 1; and how it
+    came."""
+
+    label_map: NDArray[np.uint8]
+    report: Report
+
+
+class Predictor:
+    """A network with its papers and its cache of embeddings; safe to call from several threads."""
+
+    def __init__(self, network: Sam3D, card: Card, settings: Settings, device: torch.device | None = None) -> None:
+        self.card = card
+        self.settings = settings
+        self.device = device or _device(settings.device)
+        self._network = network.to(self.device).eval()
+        self._embeddings: ByteCache[Embedding] = ByteCache(settings.embedding_cache_mib * 2**20, lambda e: e.nbytes)
+        self._intensities: ByteCache[Intensity] = ByteCache(1024, lambda _: 1)
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether adapters and decoder were ever trained; without that the answers mean nothing."""
+        return self.card.is_trained
+
+    def segment(self, volume: Volume, request: ClickRequest) -> Segmentation:
+        """Answer clicks. Whatever the weights say, the click contract holds (lib.contract)."""
+        self._check_trained()
+        report = self._report(volume, request)
+        found: list[tuple[int, Box, Floats]] = []
+        for value, name in enumerate(self.settings.labels, start=1):
+            if name in request.prompts:
+                box, margin = self._grown(volume, request.prompts[name], name, report)
+                found.append((value, box, margin))
+        with report.timed("paste"):
+            label_map = _nearest_logit_wins(found, volume)
+            if request.roi is not None:
+                label_map = _within(label_map, request.roi)
+        with report.timed("contract"):
+            clicks = {value: request.prompts[self.settings.labels[value - 1]].foreground for value, _, _ in found}
+            label_map, report.n_corrected_clicks = honour_clicks(
+                label_map,
+                clicks,
+                request.background,
+                volume.array,
+                volume.spacing,
+                self.settings.clicks.correction_radius_mm,
+            )
+        return Segmentation(label_map, report)
+
+    def segment_automatically(self, volume: Volume) -> Segmentation:
+        """The network's own guess for the first label, without any click: every patch of the volume, blended."""
+        self._check_trained()
+        report = self._report(volume, None)
+        no_points = np.zeros((0, 3), np.float32)
+        total = np.zeros(volume.shape, np.float32)
+        for grid in Tiling.over(volume, self._network.settings.patch_size, self.card.spacing_mm).grids:
+            embedding = self._embedding(volume, grid, report, is_kept=False)
+            with report.timed("decode"):
+                margin = self._decode(embedding, grid, no_points, np.zeros(0, np.int64))
+            with report.timed("paste"):
+                # Weights are positive, so the blended margin is positive exactly where this sum is.
+                box, pasted = blend([(grid, margin)], volume)
+                total[box] += pasted
+        report.n_patches = report.n_encoded
+        return Segmentation((total > 0).astype(np.uint8), report)
+
+    def _report(self, volume: Volume, request: ClickRequest | None) -> Report:
+        notes = [*volume.notes, *(request.notes if request else ())]
+        return Report(notes=notes, n_clicks=request.n_clicks if request else 0, weights_version=self.card.version)
+
+    def _check_trained(self) -> None:
+        if not self.is_trained:
+            raise WeightsError(
+                "these weights are SAM's own, with adapters and decoder that were never trained: train them first "
+                "(Update Model), or start the server without sam_checkpoint to use the demo model"
+            )
+
+    def _grown(self, volume: Volume, prompt: Prompt, name: str, report: Report) -> tuple[Box, Floats]:
+        """The object's margin over the background on a native box: the clicked patches, and on from there to
+        neighbouring patches as long as the object reaches a border and the settings allow."""
+        size, spacing_mm = self._network.settings.patch_size, self.card.spacing_mm
+        seeds = grids_around(prompt.foreground, volume, size, spacing_mm)
+        queue = deque((grid, np.zeros((0, 3), np.float32)) for grid in seeds)
+        known = {grid.key for grid in seeds}
+        limit = max(self.settings.clicks.max_patches, len(seeds))
+        parts: list[tuple[PatchGrid, Floats]] = []
+        while queue:
+            grid, pseudo_clicks = queue.popleft()
+            embedding = self._embedding(volume, grid, report)
+            with report.timed("decode"):
+                margin = self._decode(embedding, grid, *self._points(grid, prompt, pseudo_clicks))
+            parts.append((grid, margin))
+            for neighbour, clicks in neighbours(grid, margin, volume):
+                if neighbour.key not in known and len(known) < limit:
+                    known.add(neighbour.key)
+                    queue.append((neighbour, clicks))
+        if len(known) == limit > len(seeds):
+            report.notes.append(f"{name} was followed over {limit} patches and may go on: raise max_patches for more")
+        report.n_patches += len(parts)
+        with report.timed("paste"):
+            return blend(parts, volume)
+
+    def _points(self, grid: PatchGrid, prompt: Prompt, pseudo_clicks: Floats) -> tuple[Floats, NDArray[np.int64]]:
+        """The user's clicks inside the patch, native (N, 3), with their labels; pseudo-clicks where none is
+        foreground."""
+        inside = grid.contains(prompt.point_coords)
+        if not self.card.has_background_clicks:
+            inside &= prompt.point_labels == 1
+        points = prompt.point_coords[inside].astype(np.float32)
+        labels = prompt.point_labels[inside]
+        if not (labels == 1).any():
+            points = np.concatenate([pseudo_clicks, points])
+            labels = np.concatenate([np.ones(len(pseudo_clicks), np.int64), labels])
+        return points, labels
+
+    def _embedding(self, volume: Volume, grid: PatchGrid, report: Report, is_kept: bool = True) -> Embedding:
+        def make() -> Embedding:
+            with report.timed("sample"):
+                patch = sample_patch(volume, grid, self._intensity(volume), self.card.has_antialiasing)
+            report.n_encoded += 1
+            with report.timed("encode"), torch.inference_mode():
+                return self._network.encode(torch.from_numpy(patch).to(self.device)[None, None])
+
+        return self._embeddings.get((volume.key, grid.key), make) if is_kept else make()
+
+    def _intensity(self, volume: Volume) -> Intensity:
+        return self._intensities.get(volume.key, lambda: intensity_of(volume, self.card.intensity))
+
+    @torch.inference_mode()
+    def _decode(self, embedding: Embedding, grid: PatchGrid, points: Floats, labels: NDArray[np.int64]) -> Floats:
+        """How much the object's logit exceeds the background's, (P, P, P)."""
+        coords = torch.from_numpy(grid.indices(points).astype(np.float32)).to(self.device)[None]
+        kinds = torch.from_numpy(labels.astype(np.float32)).to(self.device)[None]
+        logits = self._network.decode(embedding, coords, kinds)[0].float()
+        margin: Floats = (logits[1] - logits[0]).cpu().numpy()
+        return margin
+
+
+def load_predictor(settings: Settings) -> Predictor:
+    """The predictor that the settings describe. Raises WeightsError when its weights cannot be used."""
+    network, card = open_network(settings)
+    return Predictor(network, card, settings)
+
+
+def _nearest_logit_wins(found: list[tuple[int, Box, Floats]], volume: Volume) -> NDArray[np.uint8]:
+    """One label map of several labels' margins: each voxel goes to the label with the largest positive one."""
+    label_map = np.zeros(volume.shape, np.uint8, order="F")
+    for value, box, margin in found:
+        is_mine = margin > 0
+        for other_value, other_box, other_margin in found:
+            common = overlap(box, other_box)
+            if other_value == value or common is None:
+                continue
+            mine, theirs = margin[relative(common, box)], other_margin[relative(common, other_box)]
+            # Equal margins go to the first label, so that the same request has one answer.
+            is_mine[relative(common, box)] &= (mine > theirs) | ((mine == theirs) & (value < other_value))
+        label_map[box][is_mine] = value
+    return label_map
+
+
+def _within(label_map: NDArray[np.uint8], roi: Box) -> NDArray[np.uint8]:
+    limited = np.zeros_like(label_map)
+    limited[roi] = label_map[roi]
+    return limited
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(name)
