@@ -52,6 +52,17 @@ def test_surface_dice_counts_the_faces_that_moved():
     assert surface_dice(label, mask, ONE_MM, 1.0) == pytest.approx(within / everything, abs=0.01)
 
 
+def test_surface_dice_weighs_by_area():
+    # The same plate of 5 mm slices: a voxel of the rim has five times the surface of a voxel of the faces. The rims
+    # agree along the label's four slices and half of the next.
+    label = cube((50, 50, 14), (5, 5, 3), (45, 45, 7))
+    mask = cube((50, 50, 14), (5, 5, 3), (45, 45, 10))
+    faces, rim = 40 * 40, 4 * 40
+    within = 2 * faces + 5 * rim * (4 + 4.5) + rim * 1.5
+    everything = 4 * faces + 5 * rim * (4 + 7)
+    assert surface_dice(label, mask, (1.0, 1.0, 5.0), 1.0) == pytest.approx(within / everything, abs=0.01)
+
+
 def test_surface_dice_measures_millimetres_along_each_axis():
     label = cube((20, 20, 20), (4, 4, 4), (12, 12, 12))
     mask = cube((20, 20, 20), (4, 4, 5), (12, 12, 13))
