@@ -15,6 +15,9 @@ from lib.network.adapter import SpatialAdapter
 from lib.network.layers import ChannelNorm, WindowAttention, merge_windows, split_windows, window_regions
 from lib.settings import NetworkSettings
 
+# Tokens that pass through a block together: with more, temporaries outgrow the cache and glibc's mmap threshold.
+TOKENS_AT_ONCE = 2048
+
 
 class Block(nn.Module):
     """One transformer block: adapter, then windowed attention and MLP with SAM's weights.
@@ -30,7 +33,7 @@ class Block(nn.Module):
         dim, self.window_size, self.grid_size = settings.embed_dim, settings.window_size, settings.grid_size
         # Even blocks are the shifted ones (in Swin it is the odd ones).
         self.shift = settings.window_size // 2 if index % 2 == 0 else 0
-        self.windows_at_once = 4
+        self.windows_at_once = max(1, TOKENS_AT_ONCE // settings.window_size**3)
         self.adapter = SpatialAdapter(dim, settings.adapter_dim)
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
         self.attn = WindowAttention(dim, settings.num_heads, settings.window_size, settings.rel_pos_rows(index))
