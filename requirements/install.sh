@@ -2,12 +2,11 @@
 # Bring the virtual environment VENV up to date with the locks beside this file; do nothing where it already is.
 #   VENV    the environment's folder (default: .venv in the project)
 #   PYTHON  the interpreter to make it with (default: the first of Python 3.10 to 3.12 found)
-#   CPU=1   put PyTorch's CPU build in place of the default one; pip must be told where that is, see CONTRIBUTING.md
+#   CPU=1   put PyTorch's CPU builds in place of the default ones; pip must be told where they are, see CONTRIBUTING.md
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 venv=${VENV:-$here/../.venv}
-torch_version=$(sed -n 's/^torch==\([0-9.]*\).*/\1/p' "$here/torch.lock")
 
 fail() {
     echo "$1" >&2
@@ -43,7 +42,7 @@ python=$(find_python)
 if [ -e "$venv" ] && [ ! -e "$venv/.installed" ]; then
     fail "$venv exists and is not an environment of this project's making: remove it, or name another folder with VENV."
 fi
-echo "Setting up $venv with $("$python" --version): a few minutes and about 8 GB (2 GB with CPU=1)."
+echo "Setting up $venv with $("$python" --version): a few minutes and about 8 GB (3.5 GB with CPU=1)."
 # A virtual environment made in another folder, or by a Python that is gone, does not run.
 "$python" -m venv --clear "$venv" ||
     fail "$python cannot make a virtual environment: on Debian and Ubuntu, install the package python3-venv."
@@ -55,8 +54,10 @@ install() {
 }
 locked=(--require-hashes --only-binary :all:)
 if [ "${CPU:-0}" = 1 ]; then
-    install "torch==$torch_version+cpu" ||
-        fail "pip found no CPU build of torch $torch_version: set PIP_EXTRA_INDEX_URL or PIP_FIND_LINKS (see CONTRIBUTING.md)."
+    # torchvision too: the default build loads no library of torch's CPU build, and does not import.
+    mapfile -t builds < <(sed -nE 's/^(torch|torchvision)==([0-9.]+).*/\1==\2+cpu/p' "$here/torch.lock")
+    install "${builds[@]}" ||
+        fail "pip found no ${builds[*]}: name PyTorch's CPU index in PIP_EXTRA_INDEX_URL, or a folder in PIP_FIND_LINKS."
     install "${locked[@]}" -r "$here/packages.lock"
 else
     install "${locked[@]}" -r "$here/torch.lock" -r "$here/packages.lock"

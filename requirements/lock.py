@@ -1,6 +1,6 @@
 """Write the lock files from pyproject.toml: `make lock` (needs `uv` on PATH and a network).
 
-torch.lock      torch with its CUDA libraries, which a CPU-only set-up replaces
+torch.lock      torch and torchvision with the CUDA libraries, which a CPU-only set-up replaces
 packages.lock   every other package that is published as a wheel
 source.lock     the few that are published as source only, and are built here
 
@@ -22,7 +22,7 @@ ALWAYS = {
     "platform_python_implementation != 'PyPy'",
     "sys_platform == 'linux'",
 }
-TORCH = re.compile(r"(torch|triton|nvidia-.*|cuda-.*)$")
+TORCH = re.compile(r"(torch|torchvision|triton|nvidia-.*|cuda-.*)$")
 
 
 def resolve(folder: Path) -> tuple[str, str]:
