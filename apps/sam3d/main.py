@@ -89,6 +89,8 @@ class MyApp(MONAILabelApp):
 
     def batch_infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
         """Every image of the request in turn; one that is refused is logged and does not stop the others."""
+        # The stock task shares images out over GPUs and divides by their number, which may be 0; ours has one device.
+        request = {**request, "multi_gpu": False}
         return self._batch_infer(request, datastore or self.datastore(), self._infer_or_skip)
 
     def _infer_or_skip(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:

@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 
 # The client sent what cannot be used: 4xx. The weights are the server's own: 503.
 STATUS = {PromptError: 422, VolumeError: 422, GeometryError: 422, SettingsError: 400, WeightsError: 503}
+# torch raises a plain RuntimeError where the CPU's memory ends.
+CPU_OUT_OF_MEMORY = "can't allocate memory"
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -32,7 +34,9 @@ def as_answers() -> Iterator[None]:
     except torch.OutOfMemoryError as error:
         torch.cuda.empty_cache()
         raise answer(503, "the GPU's memory is full: try again, or start the server with a smaller variant") from error
-    except MemoryError as error:
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and CPU_OUT_OF_MEMORY not in str(error):
+            raise
         raise answer(503, "the server's memory is full: try again, or start it with smaller caches") from error
     except OSError as error:
         if error.errno not in NO_ROOM:

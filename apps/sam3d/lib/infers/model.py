@@ -28,7 +28,11 @@ class SharedPredictor:
     @property
     def status(self) -> str:
         """What /info/ says about the weights."""
-        return f"not ready: {self._problem}" if self._problem else f"{self.settings.variant}, {self.settings.preset}"
+        if self._problem:
+            return f"not ready: {self._problem}"
+        return (
+            f"weights {self._predictor.card.version}" if self._predictor else f"{self.settings.variant}, not loaded yet"
+        )
 
     def warm_up(self) -> None:
         """Load now, so that the first click need not wait; a failure is for /info/ and the clicks to tell."""

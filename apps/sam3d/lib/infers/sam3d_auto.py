@@ -15,18 +15,18 @@ from lib.volumes import Volume, VolumeCache
 
 
 class Sam3DAutoInfer(Sam3DTask):
-    """`segmentation`: whatever is asked, the answer is every label."""
+    """`segmentation` of the first label, the only one that a network without clicks can name."""
 
     def __init__(self, model: SharedPredictor, volumes: VolumeCache, replies: ReplyFiles) -> None:
         super().__init__(
             InferType.SEGMENTATION,
-            {name: value for value, name in enumerate(model.settings.labels, 1)},
-            "A first mask of the whole volume without clicks",
+            {model.settings.labels[0]: 1},
+            f"A first mask of {model.settings.labels[0]} in the whole volume, without clicks",
             model,
             volumes,
             replies,
         )
 
     def segment(self, predictor: Predictor, volume: Volume, request: Mapping[str, Any]) -> Segmentation:
-        """A mask of every label found; the request's clicks, if any, are not looked at."""
+        """A mask of the first label; the request's clicks, if any, are not looked at."""
         return predictor.segment_automatically(volume)

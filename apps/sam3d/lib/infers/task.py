@@ -58,17 +58,19 @@ class Sam3DTask(InferTask):
             label_names, centroids = describe(segmentation.label_map, self._model.settings.labels)
             is_compressed = first_of(request.get("result_compress")) is True
             path = self._replies.write(segmentation.label_map, volume.affine, file_format, is_compressed)
-        report = dict(segmentation.report)
-        report["notes"] = [*volume.notes, *report.get("notes", [])]
-        report["label_names"] = label_names
-        report["centroids"] = centroids
-        report["latencies_ms"] = {
+        latencies_ms = {
             "open": _ms(opened - start),
-            **report.get("latencies_ms", {}),
+            **segmentation.report.latencies_ms,
             "write": _ms(time.perf_counter() - segmented),
             "total": _ms(time.perf_counter() - start),
         }
-        return str(path), report
+        return str(path), {
+            **segmentation.report.as_json(),
+            "model_version": segmentation.report.weights_version,
+            "label_names": label_names,
+            "centroids": centroids,
+            "latencies_ms": latencies_ms,
+        }
 
     @abstractmethod
     def segment(self, predictor: Predictor, volume: Volume, request: Mapping[str, Any]) -> Segmentation:

@@ -1,0 +1,96 @@
+"""Which status and sentence each failure becomes, and which failures stay our own mistakes."""
+
+from __future__ import annotations
+
+import errno
+import os
+from types import SimpleNamespace
+
+import pytest
+import torch
+from fastapi import HTTPException
+
+from lib.errors import GeometryError, PromptError, SettingsError, VolumeError, WeightsError
+from lib.infers import model as model_module
+from lib.infers.failures import as_answers
+from lib.infers.model import SharedPredictor
+from lib.settings import Settings
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "words"),
+    [
+        (PromptError("a click is odd"), 422, "a click is odd"),
+        (VolumeError("x.nii is cut short"), 422, "cut short"),
+        (GeometryError("singular"), 422, "singular"),
+        (SettingsError("spacing"), 400, "spacing"),
+        (WeightsError("damaged"), 503, "damaged"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), 503, "GPU's memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), 503, "server's memory"),
+        (MemoryError(), 503, "server's memory"),
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), 507, "No space left"),
+        (OSError(errno.EFBIG, os.strerror(errno.EFBIG)), 507, "free disk space"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
+)
+def test_a_failure_becomes_a_status_and_a_sentence(error: Exception, status: int, words: str) -> None:
+    with pytest.raises(HTTPException) as refusal, as_answers():
+        raise error
+    assert refusal.value.status_code == status
+    assert words in refusal.value.detail
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("shapes differ"), OSError(errno.EIO, "bad"), ValueError("x"), KeyError(1)]
+)
+def test_our_own_mistakes_are_not_dressed_up(error: Exception) -> None:
+    with pytest.raises(type(error)) as same, as_answers():
+        raise error
+    assert same.value is error
+
+
+def loading(monkeypatch: pytest.MonkeyPatch, outcomes: list[object]) -> SharedPredictor:
+    def load(settings: Settings) -> object:
+        outcome = outcomes.pop(0)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    monkeypatch.setattr(model_module, "load_predictor", load)
+    return SharedPredictor(Settings())
+
+
+def predictor(is_trained: bool) -> SimpleNamespace:
+    return SimpleNamespace(is_trained=is_trained, card=SimpleNamespace(version="7"))
+
+
+def test_untrained_weights_say_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    shared = loading(monkeypatch, [predictor(is_trained=False)])
+    for _ in range(2):
+        with pytest.raises(HTTPException) as refusal, shared.ready():
+            pass
+        assert refusal.value.status_code == 409
+        assert "train them" in refusal.value.detail
+    assert "not ready" in shared.status
+
+
+def test_a_failed_loading_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    ready = predictor(is_trained=True)
+    shared = loading(monkeypatch, [WeightsError("cut short"), WeightsError("still cut short"), ready])
+    shared.warm_up()
+    assert shared.status == "not ready: cut short"
+    with pytest.raises(WeightsError, match="still cut short"), shared.ready():
+        pass
+    with shared.ready() as loaded:
+        assert loaded is ready
+    assert shared.status == "weights 7"
+
+
+def test_a_predictor_is_loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    shared = loading(monkeypatch, [predictor(is_trained=True)])
+    shared.warm_up()
+    with shared.ready() as first:
+        pass
+    with shared.ready() as second:
+        pass
+    assert first is second
