@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import signal
 import socket
 import subprocess
 import sys
@@ -76,6 +77,7 @@ def serve(app: Path, folder: Path, port: int, studies: Sequence[DemoStudy]) -> i
     places = ["--app", str(app), "--studies", str(folder), "--host", HOST, "--port", str(port)]
     # The server calls `itkimage2segimage`, which is installed beside Python, by name.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that no server is left behind
     with subprocess.Popen([*program, *places], env={**os.environ, "PATH": path}) as server:
         try:
             url = f"http://{HOST}:{port}"
