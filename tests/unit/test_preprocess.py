@@ -19,6 +19,7 @@ def test_values_are_clipped_then_normalised() -> None:
     normalised = normalise(values, PLAIN)
     assert normalised.tolist() == [-3, -3, 0, 1, 2, 2]
     assert normalised.dtype == np.float32
+    assert normalise(values.astype(np.float64), PLAIN).dtype == np.float32
     assert values.tolist() == [-1000, -100, 20, 60, 100, 3000]
 
 

@@ -88,13 +88,21 @@ def test_a_series_stored_against_its_normal_is_counted_along_it(tmp_path: Path) 
     assert np.allclose(volume.affine[:3, 3], affine[:3, 3] + 4 * affine[:3, 2], atol=1e-4)
 
 
+def test_a_sagittal_series_is_counted_along_its_own_normal(tmp_path: Path) -> None:
+    affine = np.array([[0, 0, 2.0, 5.0], [-0.7, 0, 0, 6.0], [0, -0.8, 0, 7.0], [0, 0, 0, 1]])
+    assert np.linalg.det(affine) > 0
+    volume = open_volume(write_dicom_series(tmp_path / "sagittal", numbered((4, 3, 6)), affine))
+    assert np.array_equal(volume.array, numbered((4, 3, 6)))
+    assert np.allclose(volume.affine, affine, atol=1e-6)
+
+
 def test_a_rescale_slope_per_slice_is_kept(tmp_path: Path) -> None:
     def rescale(k: int, slice_: object) -> None:
-        slice_.RescaleSlope, slice_.RescaleIntercept = 0.5 * (k + 1), 0
+        slice_.RescaleSlope, slice_.RescaleIntercept = (1, 0.5, 0.25)[k], 0
 
     volume = open_volume(write_dicom_series(tmp_path / "pet", np.full((2, 2, 3), -1023), np.eye(4), rescale))
     assert volume.array.dtype == np.float32
-    assert volume.array[0, 0].tolist() == [0.5, 1.0, 1.5]
+    assert volume.array[0, 0].tolist() == [1.0, 0.5, 0.25]
 
 
 @pytest.mark.parametrize(
@@ -147,6 +155,15 @@ def test_a_leading_nrrd_list_of_one_is_squeezed_and_of_two_refused(tmp_path: Pat
     assert "several values per voxel" in refusal(path)
 
 
+def test_a_single_leading_axis_of_nrrd_takes_its_spacing_with_it(tmp_path: Path) -> None:
+    path = tmp_path / "leading.nrrd"
+    header = "NRRD0004\ntype: short\ndimension: 4\nsizes: 1 3 4 5\nspacings: 9 1 2 3\nendian: little\nencoding: raw\n\n"
+    path.write_bytes(header.encode() + numbered((5, 4, 3)).tobytes())
+    volume = open_volume(path)
+    assert np.array_equal(volume.array, numbered((5, 4, 3)).T)
+    assert volume.spacing.tolist() == [1, 2, 3]
+
+
 @pytest.mark.parametrize("ending", ["nii.gz", "nrrd"])
 def test_one_slice_and_a_picture_without_depth_open(tmp_path: Path, ending: str) -> None:
     write = write_nifti if ending == "nii.gz" else write_itk
@@ -184,10 +201,11 @@ def test_voxels_that_are_not_finite_take_the_lowest_value_and_are_told_of(tmp_pa
         ("srow_y", 0, np.inf, "cannot be placed in space: the affine holds values that are not finite"),
         ("datatype", (), 77, "no NIfTI image"),
         ("vox_offset", (), 100_000, "no NIfTI image"),
+        ("magic", (), b"ni1", "no NIfTI image"),
     ],
 )
 def test_nifti_headers_that_make_no_sense_are_refused(
-    tmp_path: Path, field: str, where: object, value: float, message: str
+    tmp_path: Path, field: str, where: object, value: object, message: str
 ) -> None:
     def spoil(header: nib.Nifti1Header) -> None:
         header[field][where] = value
@@ -409,8 +427,18 @@ def test_a_dicom_file_cut_short_is_refused(tmp_path: Path) -> None:
     whole = victim.read_bytes()
     victim.write_bytes(whole[:-500])
     assert "pixels of cut cannot be decoded" in refusal(folder)
-    victim.write_bytes(whole[:200])
-    refusal(folder)
+    for kept in (0, 100, 200, 500):
+        victim.write_bytes(whole[:kept])
+        assert f"{victim.name} in cut" in refusal(folder)
+
+
+def test_dicom_files_that_never_had_pixels_are_passed_over(tmp_path: Path) -> None:
+    def contours(k: int, slice_: object) -> None:
+        if k == 2:
+            slice_.Modality, slice_.SeriesInstanceUID = "RTSTRUCT", "1.2.3"
+            del slice_.Rows, slice_.PixelData
+
+    assert open_volume(write_dicom_series(tmp_path / "rt", numbered((4, 3, 3)), OBLIQUE, contours)).shape == (4, 3, 2)
 
 
 def test_nothing_is_left_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -429,13 +457,19 @@ def test_the_key_names_the_content(tmp_path: Path) -> None:
     array = numbered(SHAPE)
     first = open_volume(write_nifti(tmp_path / "a.nii.gz", array, AFFINE))
     assert open_volume(write_nifti(tmp_path / "b.nii", array, AFFINE)).key == first.key
-    edited = array.copy()
+    edited, moved = array.copy(), AFFINE.copy()
     edited[3, 2, 1] += 1
-    moved = AFFINE.copy()
     moved[0, 3] += 1
-    keys = {first.key, make_volume(edited, AFFINE).key, make_volume(array, moved).key}
-    assert len(keys) == 3
-    assert make_volume(array.reshape(4, 5, 3), AFFINE).key not in keys
+    nothing = np.zeros(SHAPE, np.int16)
+    different = [
+        make_volume(array, AFFINE),
+        make_volume(edited, AFFINE),
+        make_volume(array, moved),
+        make_volume(nothing, AFFINE),
+        make_volume(nothing.reshape(3, 4, 5), AFFINE),
+    ]
+    assert len({volume.key for volume in different}) == len(different)
+    assert make_volume(array.copy(), AFFINE.copy()).key == different[0].key
 
 
 def test_the_cache_hands_out_the_same_volume_until_the_file_changes(tmp_path: Path) -> None:

@@ -21,7 +21,9 @@ from lib.errors import VolumeError
 Floats = NDArray[np.float64]
 
 PLACE_TAGS = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
+MODALITIES_WITHOUT_PIXELS = frozenset({"KO", "PLAN", "PR", "REG", "RTPLAN", "RTRECORD", "RTSTRUCT", "SR"})
 TAGS = [
+    "Modality",
     "SOPClassUID",
     "SeriesInstanceUID",
     "Rows",
@@ -75,16 +77,21 @@ def read_series(folder: Path, limit_bytes: int) -> tuple[NDArray[np.float32], Fl
 
 
 def _slice_of(path: Path, name: str) -> _Slice | None:
-    """The slice in a file; None for files that are no DICOM images (checksums, plans, contours)."""
+    """The slice in a file; None for files that were never one (checksums, plans, contours)."""
     if not path.is_file() or path.name.upper() == "DICOMDIR":
         return None
     try:
         header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=TAGS)
-        return _checked(header, path, name) if "Rows" in header else None
+        if header.get("Modality") in MODALITIES_WITHOUT_PIXELS:
+            return None
+        if "Rows" in header:
+            return _checked(header, path, name)
     except InvalidDicomError:
-        return None
+        if path.suffix.lower() != ".dcm":
+            return None
     except (OSError, EOFError, ValueError, TypeError, AttributeError) as error:
         raise VolumeError(f"{path.name} in {name} has a DICOM header that cannot be read ({error})") from error
+    raise VolumeError(f"{path.name} in {name} is cut short or no DICOM image; fetch it again, or take it out")
 
 
 def _checked(header: Any, path: Path, name: str) -> _Slice:

@@ -176,4 +176,4 @@ def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 def _as_3d(array: NDArray[Any]) -> NDArray[Any]:
     shape = _without_ones(array.shape)
-    return array.reshape((*shape, 1) if len(shape) == 2 else shape, order="F")
+    return array.reshape((*shape, 1) if len(shape) == 2 else shape)

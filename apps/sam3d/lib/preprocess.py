@@ -19,14 +19,17 @@ SAMPLED_VOXELS = 1_000_000
 # Air is what lies in the lowest twentieth between the least value and the (nearly) greatest: noise, masks and all.
 AIR_FRACTION = 0.05
 BRIGHT_PERCENTILE = 99.5
+# Fat is about -100 HU, lung and air are far below; of MR images that had values below 0 at all (interpolation, bias
+# correction), one in five thousand voxels or fewer lay this low.
+FAT_OR_AIR_HU = -50
+FAT_OR_AIR_SHARE = 0.001
 
 
 def intensity_of(volume: Volume, intensity: Intensity) -> Intensity:
     """The numbers to normalise this volume with: percentiles become values; anything else is passed through."""
     if not intensity.is_percentile:
         return intensity
-    step = max(1, int(np.ceil((volume.array.size / SAMPLED_VOXELS) ** (1 / 3))))
-    values = volume.array[::step, ::step, ::step].astype(np.float64).ravel()
+    values = _some_values(volume)
     lowest, bright = values.min(), np.percentile(values, BRIGHT_PERCENTILE)
     tissue = values[values > lowest + AIR_FRACTION * (bright - lowest)]
     if not len(tissue):
@@ -35,6 +38,20 @@ def intensity_of(volume: Volume, intensity: Intensity) -> Intensity:
     clipped = np.clip(tissue, low, high)
     # A flat volume has no spread to divide by, and becomes 0 all over.
     return Intensity(float(low), float(high), float(clipped.mean()), float(clipped.std()) or 1.0)
+
+
+def looks_like_hounsfield(volume: Volume) -> bool:
+    """Whether raw voxel values are those of CT: some of them as low as fat, lung or air.
+
+    False for MR, for CT whose offset was dropped (air at 0), and for a cut-out of bare organ without fat or air.
+    """
+    return bool((_some_values(volume) < FAT_OR_AIR_HU).mean() >= FAT_OR_AIR_SHARE)
+
+
+def _some_values(volume: Volume) -> NDArray[np.float64]:
+    """All voxels (N,) of a small volume, evenly spread ones of a large one."""
+    step = max(1, int(np.ceil((volume.array.size / SAMPLED_VOXELS) ** (1 / 3))))
+    return volume.array[::step, ::step, ::step].astype(np.float64).ravel()
 
 
 def normalise(values: NDArray[Any], intensity: Intensity) -> NDArray[np.float32]:
