@@ -72,12 +72,15 @@ class MyApp(MONAILabelApp):
         """
         datastore = datastore or self.datastore()
         with ExitStack() as on_failure:
-            for sent in filter(is_upload, (request.get("image"), request.get("label"))):
-                on_failure.callback(Path(sent).unlink, missing_ok=True)
+            for key in ("image", "label"):
+                if is_upload(request.get(key)):
+                    on_failure.callback(Path(request[key]).unlink, missing_ok=True)
             task = self._infer_task(request.get("model"))
             tag = _label_tag(request)
             path = find_image(request.get("image"), datastore, (self.sessions() or {}).values())
-            mask_file, params = self._run(task, {**request, "image": path})
+            # A label file sent along (scribbles) is read by no task of ours; as text, `label` names the current label.
+            asked = {key: value for key, value in request.items() if key != "label" or not is_upload(value)}
+            mask_file, params = self._run(task, {**asked, "image": path})
             on_failure.callback(Path(mask_file).unlink, missing_ok=True)
             label: str = mask_file
             if tag and request["image"] != path:

@@ -179,6 +179,13 @@ def test_a_damaged_file_sent_along_is_removed(server: Server) -> None:
     check_refused(server, reply, (422,), "tumor")
 
 
+def test_a_label_file_sent_along_is_not_read(server: Server) -> None:
+    files = {"label": ("scribbles.nii.gz", b"no image")}
+    reply = server.infer({"foreground": [list(TUMOR)], "roi": [60, 120, 50, 110, 20, 60]}, files=files)
+    assert reply.status == 200, reply.detail
+    assert server.files_left() == []
+
+
 def test_batch_inference_skips_what_it_cannot_read(server: Server) -> None:
     response = server.http.post(
         f"{server.url}/batch/infer/sam3d_auto",

@@ -250,7 +250,8 @@ def _intensity(values: dict[str, Any]) -> Intensity | None:
     preset = values.pop("preset", "ct")
     own: Mapping[str, float] = values
     names = {"clip_low": "low", "clip_high": "high"}
-    intensity = replace(PRESETS[preset], **{names.get(key, key): value for key, value in own.items()})
+    changes: dict[str, Any] = {names.get(key, key): value for key, value in own.items()}
+    intensity = replace(PRESETS[preset], **changes)
     if intensity.is_percentile and {"mean", "std"} & own.keys():
         raise SettingsError(f"preset {preset} measures mean and std on each volume: drop them, or choose preset ct")
     if intensity.is_percentile and not 0 <= intensity.low < intensity.high <= 100:
