@@ -84,9 +84,7 @@ def unmasked(network, patch):
 
 
 def rolled_the_other_way(network, patch):
-    patch.setattr(
-        image_encoder.Block, "_rolled", staticmethod(lambda x, shift: x.roll((-shift,) * 3, dims=(1, 2, 3)))
-    )
+    patch.setattr(image_encoder.Block, "_rolled", staticmethod(lambda x, shift: x.roll((-shift,) * 3, dims=(1, 2, 3))))
 
 
 def with_the_tanh_gelu(network, patch):
