@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,8 @@ class NetworkSettings:
     num_queries: int = 10
     # The published decoder never sees where a click is; networks of our own may (docs/decisions/0002).
     has_click_maps: bool = False
+    # Convolutions between the fusion and the logits; the published decoder has none.
+    refinement_layers: int = 0
 
     @property
     def grid_size(self) -> int:
@@ -99,6 +101,7 @@ VARIANTS: Mapping[str, NetworkSettings] = {
         prompt_mlp_dim=128,
         prompt_heads=4,
         has_click_maps=True,
+        refinement_layers=2,
     ),
     "vit_b": NetworkSettings(),
     "vit_l": NetworkSettings(embed_dim=1024, depth=24, num_heads=16, neck_blocks=(5, 11, 17, 23), adapter_dim=512),
@@ -142,6 +145,28 @@ class ClickSettings:
 
 
 @dataclass(frozen=True)
+class TrainingSettings:
+    """How annotated cases become a new version of the weights, and when it may be served."""
+
+    max_epochs: int = 20
+    steps_per_epoch: int = 25
+    train_batch_size: int = 2
+    # None: 4e-4 as published, and half of that for the tiny variant, whose adapters are all it has.
+    learning_rate: float | None = None
+    click_rounds: int = 3
+    train_seed: int = 0
+    multi_gpu: bool = True
+    # What mean Dice a version must gain to be served, and the most that a single label may lose.
+    publish_margin: float = 0.01
+    max_label_drop: float = 0.05
+    # False: labels that look poisoned (docs/decisions/0010) stop a version from being served.
+    trust_labels: bool = False
+    versions_kept: int = 5
+    store_half: bool = False
+    case_cache_mib: int = 4096
+
+
+@dataclass(frozen=True)
 class Settings:
     """Everything the app was told, and nothing it was not.
 
@@ -158,6 +183,9 @@ class Settings:
     intensity: Intensity | None = None
     spacing_mm: float | None = None
     clicks: ClickSettings = field(default_factory=ClickSettings)
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    # Where trained versions and what belongs to a run are kept.
+    model_folder: Path = Path(__file__).parents[1] / "model"
     device: str = "auto"
     checkpoint: Path | None = None
     sam_checkpoint: Path | None = None
@@ -182,6 +210,7 @@ class Settings:
             lists_background=lists_background,
             intensity=_intensity(_take(values, "preset", "clip_low", "clip_high", "mean", "std")),
             clicks=ClickSettings(**_take(values, "max_patches", "correction_radius_mm", "max_clicks")),
+            training=TrainingSettings(**_take(values, *(f.name for f in fields(TrainingSettings)))),
             **values,
         )
 
@@ -295,15 +324,21 @@ def _whole(low: int, high: int) -> Callable[[str, str], int]:
     return parse
 
 
+def _flag(key: str, text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise SettingsError(f"{key} is {text!r}: it must be true or false")
+    return text.lower() == "true"
+
+
 def _device(key: str, text: str) -> str:
     if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,3})?", text):
         raise SettingsError(f"{key} is {text!r}: it must be auto, cpu, cuda or cuda:N")
     return text
 
 
-def _file(key: str, text: str) -> Path:
+def _path(key: str, text: str) -> Path:
     if not text:
-        raise SettingsError(f"{key} is empty: give the path of a file, or leave {key} away")
+        raise SettingsError(f"{key} is empty: give its path, or leave {key} away")
     return Path(text).expanduser().absolute()
 
 
@@ -320,8 +355,22 @@ CONF_KEYS: Mapping[str, ConfKey] = {
     "correction_radius_mm": ConfKey(_number(low=0.5, high=50.0), "how far a disputed click may change the mask"),
     "max_clicks": ConfKey(_whole(1, 100_000), "most clicks that one request may hold"),
     "device": ConfKey(_device, "auto, cpu, cuda or cuda:N"),
-    "checkpoint": ConfKey(_file, "weights of ours or published 3DSAM-adapter weights"),
-    "sam_checkpoint": ConfKey(_file, "SAM's own 2D weights, to train from"),
+    "checkpoint": ConfKey(_path, "weights of ours or published 3DSAM-adapter weights"),
+    "sam_checkpoint": ConfKey(_path, "SAM's own 2D weights, to train from"),
     "volume_cache_mib": ConfKey(_whole(16, 1_000_000), "memory for opened volumes"),
     "embedding_cache_mib": ConfKey(_whole(0, 1_000_000), "memory for patches already encoded"),
+    "model_folder": ConfKey(_path, "where trained versions are kept; model, beside main.py, unless named"),
+    "max_epochs": ConfKey(_whole(1, 10_000), "epochs of a training run"),
+    "steps_per_epoch": ConfKey(_whole(1, 10_000), "steps of an epoch"),
+    "train_batch_size": ConfKey(_whole(1, 256), "patches that one step learns from"),
+    "learning_rate": ConfKey(_number(low=1e-8, high=1.0), "largest step size; chosen by variant unless named"),
+    "click_rounds": ConfKey(_whole(1, 20), "simulated clicks on each training patch"),
+    "train_seed": ConfKey(_whole(0, 999_999_999), "the same seed and cases give the same run"),
+    "multi_gpu": ConfKey(_flag, "true: train on all GPUs of the machine"),
+    "publish_margin": ConfKey(_number(low=0.0, high=1.0), "mean Dice by which a new version must be better"),
+    "max_label_drop": ConfKey(_number(low=0.0, high=1.0), "mean Dice that a new version may cost one label"),
+    "trust_labels": ConfKey(_flag, "true: train on labels even if they look unrelated to their images"),
+    "versions_kept": ConfKey(_whole(2, 1000), "trained versions to keep for going back"),
+    "store_half": ConfKey(_flag, "true: store versions in half precision, at half the size"),
+    "case_cache_mib": ConfKey(_whole(16, 10_000_000), "disk space for cases prepared for training"),
 }

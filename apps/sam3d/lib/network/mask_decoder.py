@@ -19,6 +19,10 @@ def _conv(in_channels: int, out_channels: int) -> nn.Conv3d:
     return nn.Conv3d(in_channels, out_channels, kernel_size=3, padding=1, bias=False)
 
 
+def _layer(in_channels: int, out_channels: int) -> tuple[nn.Module, ...]:
+    return _conv(in_channels, out_channels), nn.InstanceNorm3d(out_channels), nn.ReLU()
+
+
 class AggregationHeads(nn.Module):
     """One head a feature map; head2 to head5, shallow to deep (names of the published checkpoints)."""
 
@@ -29,14 +33,7 @@ class AggregationHeads(nn.Module):
 
     @staticmethod
     def _head(neck_dim: int, head_dim: int) -> nn.Sequential:
-        return nn.Sequential(
-            _conv(neck_dim, head_dim),
-            nn.InstanceNorm3d(head_dim),
-            nn.ReLU(),
-            _conv(head_dim, head_dim),
-            nn.InstanceNorm3d(head_dim),
-            nn.ReLU(),
-        )
+        return nn.Sequential(*_layer(neck_dim, head_dim), *_layer(head_dim, head_dim))
 
 
 class MaskDecoder(nn.Module):
@@ -48,11 +45,11 @@ class MaskDecoder(nn.Module):
         self.settings = settings
         self.mlahead = AggregationHeads(settings)
         maps = click_maps.COUNT if settings.has_click_maps else 0
+        dim = settings.head_dim
         self.cls = nn.Sequential(
-            _conv(4 * settings.head_dim + 1 + maps, settings.head_dim),
-            nn.InstanceNorm3d(settings.head_dim),
-            nn.ReLU(),
-            _conv(settings.head_dim, 2),
+            *_layer(4 * dim + 1 + maps, dim),
+            *(module for _ in range(settings.refinement_layers) for module in _layer(dim, dim)),
+            _conv(dim, 2),
         )
 
     def prepare(self, features: list[Tensor], image: Tensor) -> Tensor:
