@@ -11,7 +11,6 @@ from lib.network.build import build_sam3d
 from lib.network.sam3d import Sam3D
 from lib.network.weights import (
     Card,
-    is_published_checkpoint,
     load_published_checkpoint,
     load_sam_checkpoint,
     load_weights,
@@ -58,11 +57,6 @@ def _checkpoint(settings: Settings, path: Path) -> tuple[Sam3D, Card]:
         raise WeightsError(f"there is no file {path.name} where --conf checkpoint looks for it: check the path")
     if path.suffix == ".safetensors":
         return load_weights(path)
-    if not is_published_checkpoint(path):
-        raise WeightsError(
-            f"{path.name} is neither ours (.safetensors) nor a published 3DSAM-adapter checkpoint: "
-            "name SAM's own weights with --conf sam_checkpoint"
-        )
     network = build_sam3d(settings.network)
     report = load_published_checkpoint(network, path)
     logger.info("%s: %s", path.name, report)

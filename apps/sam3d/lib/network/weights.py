@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from hashlib import sha256
@@ -27,7 +28,7 @@ from torch.nn import functional as F
 from lib.errors import WeightsError
 from lib.network.build import build_sam3d
 from lib.network.sam3d import Sam3D
-from lib.settings import Intensity, NetworkSettings
+from lib.settings import VARIANTS, Intensity, NetworkSettings
 
 CARD_FORMAT = 1
 # Our component names, and those of the published checkpoints (and of the golden cases).
@@ -36,6 +37,13 @@ PUBLISHED_COMPONENTS = {"image_encoder": "encoder", "prompt_encoder": "prompt_en
 _UNUSED_PUBLISHED = ("attn_mask", "cross_attn_token_to_image", "positional_encoding_gaussian_matrix")
 # Ours alone: they start at zero, which leaves a published network's answers unchanged.
 _OURS = ("prompt_encoder.background_embedding", "prompt_encoder.click_proj.weight")
+# SAM's parts that the volumetric network has its own in place of.
+_UNUSED_SAM = ("image_encoder.neck.", "prompt_encoder.", "mask_decoder.")
+# What torch.load raises for bytes that are no checkpoint, or not all of one.
+_DAMAGE = (
+    *(pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, struct.error),
+    *(AttributeError, TypeError, AssertionError, OverflowError, MemoryError),
+)
 
 
 @dataclass(frozen=True)
@@ -79,19 +87,34 @@ class Card:
     @classmethod
     def from_json(cls, values: Mapping[str, Any], source: str) -> Card:
         """Raises WeightsError when the card is of another format or lacks something."""
-        if values.get("format") != CARD_FORMAT:
-            raise WeightsError(f"{source} has card format {values.get('format')!r}; this version reads {CARD_FORMAT}")
+        found = values.get("format") if isinstance(values, Mapping) else values
+        if found != CARD_FORMAT:
+            raise WeightsError(f"{source} has card format {str(found)[:40]!r}; this version reads {CARD_FORMAT}")
         try:
             known = {f.name: values[f.name] for f in fields(cls) if f.name in values}
             network = {**known.pop("network")}
-            network["neck_blocks"] = tuple(network["neck_blocks"])
-            return cls(
+            network["neck_blocks"] = tuple(int(block) for block in network["neck_blocks"])
+            card = cls(
                 network=NetworkSettings(**network),
                 intensity=Intensity(**known.pop("intensity")),
                 **known,
             )
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise WeightsError(f"{source} is not a complete model card: {error}") from error
+        for part in (card, card.network, card.intensity):
+            _check_kinds(part, source)
+        return card
+
+
+def _check_kinds(part: Card | NetworkSettings | Intensity, source: str) -> None:
+    """Numbers must be numbers, flags flags and names text, or a network would be built of nonsense."""
+    kinds = {"int": int, "float": (int, float), "bool": bool, "str": str}
+    for name, kind in ((f.name, kinds.get(str(f.type))) for f in fields(part)):
+        value = getattr(part, name)
+        if kind is None:
+            continue
+        if not isinstance(value, kind) or isinstance(value, bool) != (kind is bool) or (kind is int and value < 0):
+            raise WeightsError(f"{source} says {name} is {str(value)[:40]!r}, which it cannot be: fetch the card again")
 
 
 def published_name(name: str) -> str:
@@ -105,12 +128,12 @@ def load_sam_checkpoint(network: Sam3D, path: Path) -> LoadReport:
 
     Raises WeightsError when a tensor of SAM's is missing or has a shape that no resampling mends.
     """
-    stored = {k: v for k, v in _tensors(_load_pickle(path), path).items() if k.startswith("image_encoder.")}
+    stored = _tensors(_load_pickle(path), path)
     groups = network.parameter_groups()
     ours = {name for names in groups.values() for name in names} | {
         name for name in network.state_dict() if name.endswith("attn.lr")
     }
-    report = _fill(network, stored, path, may_be_fresh=ours, may_be_unused=("image_encoder.neck.",))
+    report = _fill(network, stored, path, may_be_fresh=ours, may_be_unused=_UNUSED_SAM)
     with torch.no_grad():
         for block in network.image_encoder.blocks:
             attention = block.attn
@@ -124,7 +147,10 @@ def load_published_checkpoint(network: Sam3D, path: Path) -> LoadReport:
     content = _load_pickle(path)
     missing = {"encoder_dict", "decoder_dict", "feature_dict"} - set(content)
     if missing:
-        raise WeightsError(f"{path.name} is no published 3DSAM-adapter checkpoint: it lacks {sorted(missing)}")
+        raise WeightsError(
+            f"{path.name} is neither ours (.safetensors) nor a published 3DSAM-adapter checkpoint, for it lacks "
+            f"{sorted(missing)}: SAM's own weights are named with --conf sam_checkpoint"
+        )
     prompt_encoders = content["feature_dict"]
     if not isinstance(prompt_encoders, list) or not prompt_encoders:
         raise WeightsError(f"{path.name} holds no list of prompt encoders under feature_dict")
@@ -135,11 +161,6 @@ def load_published_checkpoint(network: Sam3D, path: Path) -> LoadReport:
     }
     stored = {f"{part}.{key}": value for part, state in parts.items() for key, value in _tensors(state, path).items()}
     return _fill(network, stored, path, may_be_fresh=set(_OURS), may_be_unused=_UNUSED_PUBLISHED)
-
-
-def is_published_checkpoint(path: Path) -> bool:
-    """Whether a `.pth` file has the layout of the published 3DSAM-adapter checkpoints."""
-    return "encoder_dict" in _load_pickle(path)
 
 
 def save_weights(network: Sam3D, card: Card, path: Path) -> Card:
@@ -209,15 +230,15 @@ def _read(path: Path) -> bytes:
 def _load_pickle(path: Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise WeightsError(
-            f"{path.name} holds more than tensors and was not opened, for loading it could run code: "
-            "ask its authors for a plain state dict"
-        ) from error
     except OSError as error:
         raise WeightsError(f"{path.name} cannot be read: {error.strerror or error}") from error
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise WeightsError(f"{path.name} is damaged or no PyTorch checkpoint: fetch it again ({error})") from error
+    except _DAMAGE as error:
+        if "global" in str(error).lower():  # torch's word for a name of something that could be called
+            raise WeightsError(
+                f"{path.name} holds more than tensors and was not opened, for loading it could run code: "
+                "ask its authors for a plain state dict"
+            ) from error
+        raise WeightsError(f"{path.name} is damaged or no PyTorch checkpoint: fetch it again") from error
     if not isinstance(content, dict):
         raise WeightsError(f"{path.name} holds a {type(content).__name__}, not a state dict")
     return content
@@ -237,6 +258,8 @@ def _fill(
     allowed = tuple(may_be_unused)
     fresh = sorted(set(own) - set(stored))
     unused = sorted(set(stored) - set(own))
+    if other := _other_variant(stored, network.settings):
+        raise WeightsError(f"{path.name} was made for variant {other}: name it with --conf variant {other}")
     if gaps := sorted(set(fresh) - may_be_fresh):
         raise WeightsError(f"{path.name} does not fit this network: not found in it {_some(gaps)}")
     if strangers := [name for name in unused if not any(part in name for part in allowed)]:
@@ -248,6 +271,18 @@ def _fill(
     network.load_state_dict(fitted, strict=False)
     loaded = sorted(set(fitted) - set(resized))
     return LoadReport(tuple(loaded), tuple(resized), tuple(fresh), tuple(unused))
+
+
+def _other_variant(stored: Mapping[str, Tensor], settings: NetworkSettings) -> str | None:
+    """The variant whose width and depth the stored encoder has, where the network has others."""
+    positions = stored.get("image_encoder.pos_embed")
+    if positions is None or positions.ndim != 4:
+        return None
+    depth = sum(name.startswith("image_encoder.blocks.") and name.endswith(".norm1.weight") for name in stored)
+    sizes = (positions.shape[-1], depth)
+    if sizes == (settings.embed_dim, settings.depth):
+        return None
+    return next((name for name, other in VARIANTS.items() if (other.embed_dim, other.depth) == sizes), None)
 
 
 def _fitted(name: str, tensor: Tensor, shape: torch.Size, path: Path) -> Tensor:
