@@ -3,9 +3,12 @@
 Sam3DError
  ├── SettingsError   a conf key or value that cannot be used
  ├── VolumeError     an image or label file that cannot be a 3D volume
+ ├── LabelError      a label file that does not fit its image, or whose values have no names
+ ├── SplitError      a record of training and validation cases that cannot be trusted
  ├── PromptError     clicks, boxes or label names that make no sense for the image
  ├── GeometryError   a box, grid or affine outside what it is used on
- └── WeightsError    a checkpoint that is missing, damaged, unsafe or made for another network
+ ├── WeightsError    a checkpoint that is missing, damaged, unsafe or made for another network
+ └── TrainingError   labelled cases or a machine that no training can be done with
 """
 
 
@@ -21,6 +24,14 @@ class VolumeError(Sam3DError):
     """A file does not hold a usable 3D volume."""
 
 
+class LabelError(Sam3DError):
+    """A label file cannot be read, does not lie where its image does, or holds values that nobody named."""
+
+
+class SplitError(Sam3DError):
+    """The record of which cases train and which validate is damaged."""
+
+
 class PromptError(Sam3DError):
     """A request's clicks, box or labels cannot be understood."""
 
@@ -31,3 +42,7 @@ class GeometryError(Sam3DError):
 
 class WeightsError(Sam3DError):
     """A checkpoint cannot be loaded into the network it was named for."""
+
+
+class TrainingError(Sam3DError):
+    """A training run cannot start or go on."""

@@ -79,7 +79,7 @@ def _read_nifti(path: Path, limit_bytes: int) -> Voxels:
             image = kind.from_file_map({"image": FileHolder(fileobj=file), "header": FileHolder(fileobj=file)})
             shape, dtype = tuple(int(length) for length in image.shape), image.get_data_dtype()
             _check_header(name, shape, dtype.kind in "biuf", dtype.itemsize, limit_bytes)
-            _check_spacing(name, unchecked["pixdim"][1 : 1 + min(3, len(shape))])
+            check_spacing(name, unchecked["pixdim"][1 : 1 + min(3, len(shape))])
             raw = np.asarray(image.dataobj.get_unscaled())
             _read_to_end(file)
     except DAMAGED as error:
@@ -97,7 +97,7 @@ def _read_to_end(file: Any) -> None:
 
 def _read_itk(path: Path, limit_bytes: int) -> Voxels:
     name = path.name
-    _check_data_file(path)
+    check_data_file(path)
     reader: Any = sitk.ImageFileReader()  # type: ignore[no-untyped-call]
     reader.SetFileName(str(path))
     try:
@@ -105,8 +105,8 @@ def _read_itk(path: Path, limit_bytes: int) -> Voxels:
         shape = tuple(int(length) for length in reader.GetSize())
         is_grey = reader.GetNumberOfComponents() == 1 and reader.GetPixelID() in ITK_ITEM_SIZES
         _check_header(name, shape, is_grey, ITK_ITEM_SIZES.get(reader.GetPixelID(), 8), limit_bytes)
-        _check_spacing(name, np.array(reader.GetSpacing())[:3])
-        affine = check_affine(_itk_affine(reader, shape))
+        check_spacing(name, np.array(reader.GetSpacing())[:3])
+        affine = check_affine(itk_affine(reader, shape))
         raw = sitk.GetArrayFromImage(reader.Execute()).T
     except (RuntimeError, TypeError) as error:
         raise VolumeError(
@@ -115,7 +115,7 @@ def _read_itk(path: Path, limit_bytes: int) -> Voxels:
     return _as_3d(raw), affine, 1.0, 0.0
 
 
-def _itk_affine(reader: Any, shape: tuple[int, ...]) -> Floats:
+def itk_affine(reader: Any, shape: tuple[int, ...]) -> Floats:
     """RAS affine of the three axes that are space: the first three, or the last three behind a single channel."""
     n_axes = len(shape)
     matrix = np.array(reader.GetDirection()).reshape(n_axes, n_axes) * np.array(reader.GetSpacing())
@@ -128,7 +128,7 @@ def _itk_affine(reader: Any, shape: tuple[int, ...]) -> Floats:
     return np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine  # LPS to RAS
 
 
-def _check_data_file(path: Path) -> None:
+def check_data_file(path: Path) -> None:
     """A header may name other files to read its voxels from: only one, beside it, is followed."""
     with path.open("rb") as file:
         header = file.read(HEADER_BYTES)
@@ -153,7 +153,11 @@ def _check_header(name: str, shape: tuple[int, ...], is_grey: bool, itemsize: in
             f"{name} has {len(shape)} dimensions, shape {shape}: a volume has 3; save one channel or time point as a "
             "file of its own"
         )
-    size_bytes = int(np.prod([float(length) for length in shape])) * max(itemsize, 4)
+    check_size(name, int(np.prod([float(length) for length in shape])) * max(itemsize, 4), limit_bytes)
+
+
+def check_size(name: str, size_bytes: int, limit_bytes: int) -> None:
+    """VolumeError for what would take more memory than allowed."""
     if size_bytes > limit_bytes:
         raise VolumeError(
             f"{name} would take {size_bytes / 2**20:.0f} MiB of memory, more than the {limit_bytes / 2**20:.0f} MiB "
@@ -161,7 +165,8 @@ def _check_header(name: str, shape: tuple[int, ...], is_grey: bool, itemsize: in
         )
 
 
-def _check_spacing(name: str, spacing: NDArray[Any]) -> None:
+def check_spacing(name: str, spacing: NDArray[Any]) -> None:
+    """VolumeError for voxels without a length."""
     if not (np.isfinite(spacing).all() and (spacing > 0).all()):
         listed = [float(f"{length:.6g}") for length in spacing]
         raise VolumeError(f"{name} has a voxel spacing of {listed} mm; it must be more than 0: correct its header")

@@ -101,7 +101,7 @@ class VolumeCache:
 
     def open(self, path: str | Path) -> Volume:
         """The volume at a path, from memory if it is there; errors are those of `open_volume` and are not kept."""
-        stamp = _stamp(Path(path))
+        stamp = file_stamp(Path(path))
         with self._lock:
             if stamp in self._volumes:
                 self._volumes.move_to_end(stamp)
@@ -138,7 +138,7 @@ class _Reading:
     volume: Volume | None = None
 
 
-def _stamp(path: Path) -> tuple[object, ...]:
+def file_stamp(path: Path) -> tuple[object, ...]:
     """What changes when a file, or a file in a folder, does."""
     try:
         files = sorted(path.iterdir()) if path.is_dir() else [path]
