@@ -291,19 +291,35 @@ def test_no_point_at_all_has_an_answer():
 
 def test_click_maps_by_eye():
     image = torch.zeros(1, 1, 4, 4, 4)
-    image[0, 0, 1, 2, 3] = 2.0
-    # Cells are 2 voxels wide: cell (h, w, d) = (1, 2, 3) is centred on voxel (2.5, 4.5, 6.5), a click is (d, h, w).
+    # Cells are 2 voxels wide: cell (h, w, d) = (1, 2, 3) is centred on voxel (2.5, 4.5, 6.5), and a click is (d, h, w).
     maps = click_maps(image, points_of((6.5, 2.5, 4.5), (0.5, 0.5, 0.5)), torch.tensor([[1.0, 0.0]]), stride=2)[0]
     assert maps.shape == (COUNT, 4, 4, 4)
-    assert maps[:2, 1, 2, 3].tolist() == [1.0, 1.0]
-    assert maps[2:4, 0, 0, 0].tolist() == [1.0, 1.0]
+    assert maps[:, 1, 2, 3].tolist()[:5] == [1.0, 1.0, 1.0, 1.0, 0.0]  # on the foreground click; in tissue like itself
+    assert maps[5:, 0, 0, 0].tolist() == [1.0] * 4  # on the background click
     assert maps[0, 1, 2, 2] == pytest.approx(np.exp(-2 / 3))
-    assert maps[3, 0, 0, 3] == pytest.approx(np.exp(-6 / 12))
-    assert maps[4, 1, 2, 3] == 0.0
-    assert maps[4, 0, 0, 0] == -2.0
+    assert maps[6, 0, 3, 0] == pytest.approx(np.exp(-6 / 12))
+    assert maps[2, 0, 0, 0] == pytest.approx(np.exp(-12 / 8))  # along the axes it is 1 + 2 + 3 cells away
+    assert maps[8, 0, 3, 3] == pytest.approx(np.exp(-12 / 40))
+
+
+def test_click_maps_know_other_tissue():
+    image = torch.zeros(1, 1, 8, 8, 8)
+    image[..., 4:] = 9.0
+    maps = click_maps(image, points_of((2.5, 6.5, 6.5)), torch.ones(1, 1), stride=2)[0, :, 3, 3]
+    nearer, farther = (slice(0, 3), slice(5, 8))
+    assert maps[4, nearer].tolist() == pytest.approx([0.0, 0.0, 0.0])
+    assert maps[4, farther].tolist() == [3.0, 3.0, 3.0]
+    straight = -3 * maps[0].log()
+    along = -8 * maps[2].log()
+    assert along[nearer].tolist() == pytest.approx(straight[nearer].tolist(), abs=1e-4)
+    assert (along[farther] > 10 * straight[farther]).all()
+
+
+def test_click_maps_of_no_click_are_zero():
+    image = torch.ones(1, 1, 4, 4, 4)
     no_foreground = click_maps(image, points_of((0, 0, 0)), torch.zeros(1, 1), stride=2)[0]
-    assert no_foreground[:2].abs().max() == 0
-    assert no_foreground[4].abs().max() == 0
+    assert no_foreground[:5].abs().max() == 0
+    assert no_foreground[5].max() > 0
     assert click_maps(image, torch.zeros(1, 0, 3), torch.zeros(1, 0), stride=2).abs().max() == 0
 
 

@@ -158,9 +158,15 @@ def test_a_missing_file_or_card_is_named(saved):
     refused(saved, r"^small\.json cannot be read: No such file")
 
 
-@pytest.mark.parametrize("damage", [lambda data: data[:-1], lambda data: data[: len(data) // 2], lambda data: b"",
-                                    lambda data: data[:5000] + b"x" + data[5001:]],
-                         ids=["a byte short", "half", "empty", "one byte other"])  # fmt: skip
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param(lambda data: data[:-1], id="a byte short"),
+        pytest.param(lambda data: data[: len(data) // 2], id="half"),
+        pytest.param(lambda data: b"", id="empty"),
+        pytest.param(lambda data: data[:5000] + b"x" + data[5001:], id="one byte other"),
+    ],
+)
 def test_a_file_that_is_not_its_cards_is_refused(saved, damage):
     saved.write_bytes(damage(saved.read_bytes()))
     refused(saved, "has sha256 [0-9a-f]{12}, its card says [0-9a-f]{12}: fetch both again")
@@ -200,7 +206,7 @@ def test_a_damaged_card_is_refused(saved, text, message):
         ({"intensity": {"low": None}}, "says low is 'None'"),
         ({"spacing_mm": True}, "says spacing_mm is 'True'"),
         ({"is_trained": "yes"}, "says is_trained is 'yes'"),
-        ({"network": {"depth": 5, "neck_blocks": [0, 1, 2, 4]}}, "not found in it .*blocks.4.*and 12 more"),
+        ({"network": {"depth": 5, "neck_blocks": [0, 1, 2, 4]}}, "not found in it .*blocks.4.*and 17 more"),
         ({"network": {"depth": 3, "neck_blocks": [0, 1, 2, 2]}}, "no place for .*blocks.3"),
         ({"network": {"adapter_dim": 9}}, r"adapter.linear1.* is \(8, 16\), expected \(9, 16\)|adapter"),
     ],
@@ -356,8 +362,10 @@ def test_pickled_code_is_not_run(tmp_path, load, is_zip):
     assert trace.exists()  # the code was live
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol:UserWarning")  # torch's, of a damaged number
 def test_no_bytes_bring_the_loader_down(tmp_path):
-    """Random damage ends in our error or, where it hit nothing that matters, in a network."""
+    """Random damage ends in our error, whatever torch makes of it (and what is left whole fits no network)."""
+    load = partial(load_published_checkpoint, small_network())
     path = tmp_path / "best.pth.tar"
     content = {"encoder_dict": {"a": torch.ones(3)}, "decoder_dict": {}, "feature_dict": [{}]}
     rng = np.random.default_rng(0)
@@ -369,20 +377,10 @@ def test_no_bytes_bring_the_loader_down(tmp_path):
             data[rng.integers(0, len(data), 3)] = rng.integers(0, 256, 3)
             path.write_bytes(data[: rng.integers(0, len(data))].tobytes() if turn % 3 == 0 else data.tobytes())
             with pytest.raises(WeightsError, match=r"best\.pth\.tar"):
-                load_published_checkpoint(small_network_once(), path)
-    for data in (b"", b"hello", b"PK\x03\x04", os.urandom(64)):
+                load(path)
+    for data in (b"", b"hello", b"PK\x03\x04", bytes(range(64))):
         path.write_bytes(data)
-        refused(
-            path,
-            "is damaged or no PyTorch checkpoint: fetch it again",
-            lambda p: load_published_checkpoint(small_network_once(), p),
-        )
-
-
-def small_network_once(_kept=[]):  # noqa: B006
-    if not _kept:
-        _kept.append(small_network())
-    return _kept[0]
+        refused(path, "is damaged or no PyTorch checkpoint: fetch it again", load)
 
 
 def test_other_pickles_are_refused(tmp_path):
