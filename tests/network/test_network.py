@@ -298,8 +298,9 @@ def test_click_maps_by_eye():
     assert maps[5:, 0, 0, 0].tolist() == [1.0] * 4  # on the background click
     assert maps[0, 1, 2, 2] == pytest.approx(np.exp(-2 / 3))
     assert maps[6, 0, 3, 0] == pytest.approx(np.exp(-6 / 12))
-    assert maps[2, 0, 0, 0] == pytest.approx(np.exp(-12 / 8))  # along the axes it is 1 + 2 + 3 cells away
-    assert maps[8, 0, 3, 3] == pytest.approx(np.exp(-12 / 40))
+    assert maps[2, 0, 0, 2] == pytest.approx(np.exp(-8 / 8))  # along the axes it is 1 + 2 + 1 cells away
+    assert maps[8, 0, 3, 0] == pytest.approx(np.exp(-6 / 40))
+    assert maps[2, 0, 0, 0] == 0  # more steps than the grid has cells are not followed
 
 
 def test_click_maps_know_other_tissue():
