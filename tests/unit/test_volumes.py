@@ -516,14 +516,14 @@ def test_threads_share_one_reading_and_errors_are_not_kept(tmp_path: Path, monke
     threads = [threading.Thread(target=lambda: volumes.append(cache.open(path))) for _ in range(8)]
     for thread in threads:
         thread.start()
-    while sum(reading.waiting for reading in cache._readings.values()) < 8:
+    while sum(reading.waiting for reading in cache._volumes._makings.values()) < 8:
         pass
     gate.set()
     for thread in threads:
         thread.join()
     assert len(volumes) == 8
     assert len({id(volume) for volume in volumes}) == len(readings) == 1
-    assert not cache._readings
+    assert not cache._volumes._makings
 
     missing = tmp_path / "later.nii.gz"
     with pytest.raises(VolumeError, match="does not exist"):

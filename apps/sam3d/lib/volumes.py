@@ -7,15 +7,14 @@ Messages name a file by its name only, for they travel to clients; nothing here 
 from __future__ import annotations
 
 import hashlib
-import threading
-from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lib.cache import ByteCache
 from lib.dicom_series import read_series
 from lib.errors import GeometryError, VolumeError
 from lib.geometry import check_affine, spacing_of
@@ -88,54 +87,16 @@ class VolumeCache:
     """
 
     def __init__(self, limit_bytes: int, limit_volume_bytes: int = DEFAULT_LIMIT_BYTES) -> None:
-        self._limit_bytes = limit_bytes
         self._limit_volume_bytes = limit_volume_bytes
-        self._lock = threading.Lock()
-        self._volumes: OrderedDict[tuple[object, ...], Volume] = OrderedDict()
-        self._readings: dict[tuple[object, ...], _Reading] = {}
+        self._volumes: ByteCache[Volume] = ByteCache(limit_bytes, lambda volume: volume.array.nbytes)
 
     @property
     def used_bytes(self) -> int:
-        with self._lock:
-            return sum(volume.array.nbytes for volume in self._volumes.values())
+        return self._volumes.used_bytes
 
     def open(self, path: str | Path) -> Volume:
         """The volume at a path, from memory if it is there; errors are those of `open_volume` and are not kept."""
-        stamp = file_stamp(Path(path))
-        with self._lock:
-            if stamp in self._volumes:
-                self._volumes.move_to_end(stamp)
-                return self._volumes[stamp]
-            reading = self._readings.setdefault(stamp, _Reading())
-            reading.waiting += 1
-        try:
-            with reading.lock:
-                if reading.volume is None:
-                    reading.volume = open_volume(path, self._limit_volume_bytes)
-                    self._keep(stamp, reading.volume)
-                return reading.volume
-        finally:
-            with self._lock:
-                reading.waiting -= 1
-                if not reading.waiting:
-                    self._readings.pop(stamp, None)
-
-    def _keep(self, stamp: tuple[object, ...], volume: Volume) -> None:
-        if volume.array.nbytes > self._limit_bytes:
-            return
-        with self._lock:
-            self._volumes[stamp] = volume
-            while sum(kept.array.nbytes for kept in self._volumes.values()) > self._limit_bytes:
-                self._volumes.popitem(last=False)
-
-
-@dataclass
-class _Reading:
-    """One reading of one file, and how many threads hold on to it."""
-
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    waiting: int = 0
-    volume: Volume | None = None
+        return self._volumes.get(file_stamp(Path(path)), lambda: open_volume(path, self._limit_volume_bytes))
 
 
 def file_stamp(path: Path) -> tuple[object, ...]:
