@@ -133,7 +133,7 @@ def plain_embedding(network: Sam3D, patch: Tensor) -> tuple[Tensor, Tensor]:
     in_plane = torch.cat([encoder.patch_embed(part.expand(-1, 3, -1, -1)) for part in slices.split(16)])
     size = network.settings.vit_patch_size
     joined = torch.einsum("dkhwc,ck->hwdc", in_plane.unflatten(0, (-1, size)), encoder.slice_embed.weight[:, 0, 0, 0])
-    return in_plane, (joined + encoder.slice_embed.bias)[None]
+    return in_plane, (joined + encoder.get_parameter("slice_embed.bias"))[None]
 
 
 @contextmanager
@@ -175,7 +175,7 @@ def _recording(network: Sam3D, record: dict[str, Tensor]) -> Iterator[None]:
         keep(layer.norm3, f"prompt.queries{index}")  # type: ignore[arg-type]
         handles.append(
             layer.register_forward_pre_hook(
-                lambda _module, inputs, name=f"prompt.points{index}": record.__setitem__(name, inputs[1])  # type: ignore[misc]
+                lambda _module, inputs, name=f"prompt.points{index}": record.__setitem__(name, inputs[1])
             )
         )
     for name in ("head2", "head3", "head4", "head5"):

@@ -26,6 +26,6 @@ def initialise_positions(network: Sam3D) -> None:
     nn.init.trunc_normal_(encoder.pos_embed, std=0.02)
     nn.init.trunc_normal_(encoder.depth_embed, std=0.02)
     nn.init.trunc_normal_(network.prompt_encoder.background_embedding, std=0.02)
-    for block in encoder.blocks:
-        for table in (block.attn.rel_pos_h, block.attn.rel_pos_w, block.attn.rel_pos_d):
-            nn.init.trunc_normal_(table, std=0.02)
+    for name, parameter in encoder.named_parameters():
+        if ".rel_pos_" in name:
+            nn.init.trunc_normal_(parameter, std=0.02)

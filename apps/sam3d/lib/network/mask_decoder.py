@@ -26,6 +26,11 @@ def _layer(in_channels: int, out_channels: int) -> tuple[nn.Module, ...]:
 class AggregationHeads(nn.Module):
     """One head a feature map; head2 to head5, shallow to deep (names of the published checkpoints)."""
 
+    head2: nn.Sequential
+    head3: nn.Sequential
+    head4: nn.Sequential
+    head5: nn.Sequential
+
     def __init__(self, settings: NetworkSettings) -> None:
         super().__init__()
         for name in ("head2", "head3", "head4", "head5"):
@@ -57,8 +62,8 @@ class MaskDecoder(nn.Module):
         fusion."""
         heads = (self.mlahead.head2, self.mlahead.head3, self.mlahead.head4)
         inputs = [upsample(head(feature)) for head, feature in zip(heads, features, strict=True)]
-        dim = self.settings.head_dim
-        weight = torch.cat([self.cls[0].weight[:, : 3 * dim], self.cls[0].weight[:, 4 * dim : 4 * dim + 1]], dim=1)
+        dim, fusing = self.settings.head_dim, self.cls.get_parameter("0.weight")
+        weight = torch.cat([fusing[:, : 3 * dim], fusing[:, 4 * dim : 4 * dim + 1]], dim=1)
         return F.conv3d(torch.cat([*inputs, image], dim=1), weight, padding=1)
 
     def forward(
@@ -66,12 +71,10 @@ class MaskDecoder(nn.Module):
     ) -> Tensor:
         """prompted (B, C, h, w, d) from the prompt encoder; fusion from `prepare`; image (B, 1, H/2, W/2, D/2).
         Returns logits (B, 2, D, H, W): background and object."""
-        dim = self.settings.head_dim
-        fusion = fusion + F.conv3d(
-            upsample(self.mlahead.head5(prompted)), self.cls[0].weight[:, 3 * dim : 4 * dim], padding=1
-        )
+        dim, fusing = self.settings.head_dim, self.cls.get_parameter("0.weight")
+        fusion = fusion + F.conv3d(upsample(self.mlahead.head5(prompted)), fusing[:, 3 * dim : 4 * dim], padding=1)
         if self.settings.has_click_maps:
             maps = click_maps.click_maps(image, point_coords, point_labels, stride=2)
-            fusion = fusion + F.conv3d(maps, self.cls[0].weight[:, 4 * dim + 1 :], padding=1)
+            fusion = fusion + F.conv3d(maps, fusing[:, 4 * dim + 1 :], padding=1)
         logits = upsample(self.cls[1:](fusion))
         return logits.permute(0, 1, 4, 2, 3)  # (h, w, d) back to (d, h, w)

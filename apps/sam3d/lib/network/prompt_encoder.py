@@ -81,7 +81,8 @@ class PromptEncoder(nn.Module):
             tokens = tokens + self.click_proj(rearrange(maps, "b c h w d -> b (h w d) c"))
         tokens = self.transformer(tokens, points)
         grid = self.settings.grid_size
-        return rearrange(tokens, "b (h w d) c -> b c h w d", h=grid, w=grid, d=grid)
+        prompted: Tensor = rearrange(tokens, "b (h w d) c -> b c h w d", h=grid, w=grid, d=grid)
+        return prompted
 
     def sample(self, feature: Tensor, point_coords: Tensor) -> Tensor:
         """Features (B, N, C) at the points, trilinear; zero outside of the patch."""

@@ -108,12 +108,13 @@ class Card:
 
 def _check_kinds(part: Card | NetworkSettings | Intensity, source: str) -> None:
     """Numbers must be numbers, flags flags and names text, or a network would be built of nonsense."""
-    kinds = {"int": int, "float": (int, float), "bool": bool, "str": str}
+    kinds: dict[str, type | tuple[type, ...]] = {"int": int, "float": (int, float), "bool": bool, "str": str}
     for name, kind in ((f.name, kinds.get(str(f.type))) for f in fields(part)):
         value = getattr(part, name)
         if kind is None:
             continue
-        if not isinstance(value, kind) or isinstance(value, bool) != (kind is bool) or (kind is int and value < 0):
+        is_negative = isinstance(value, int) and value < 0 and kind is int
+        if not isinstance(value, kind) or isinstance(value, bool) != (kind is bool) or is_negative:
             raise WeightsError(f"{source} says {name} is {str(value)[:40]!r}, which it cannot be: fetch the card again")
 
 
