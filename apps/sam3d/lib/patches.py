@@ -3,19 +3,18 @@ answers of overlapping patches become one."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from lib.boxes import Box
+from lib.errors import GeometryError
 from lib.geometry import PatchGrid
 from lib.volumes import Volume
 
 Floats = NDArray[np.float32]
-Offset = tuple[int, int, int]
 
 # A click this close to a patch's border (as a share of its side) opens a patch of its own: the network sees too little
 # of what lies beyond.
@@ -42,7 +41,7 @@ def neighbours(grid: PatchGrid, margin: Floats, volume: Volume) -> list[tuple[Pa
 
     margin (P, P, P) is how much the object's logit exceeds the background's.
     """
-    is_object = margin > 0
+    is_object = (margin > 0) & _is_in_volume(grid, volume)
     stride = int(grid.size * STRIDE_SHARE)
     found = []
     for axis in range(3):
@@ -52,34 +51,54 @@ def neighbours(grid: PatchGrid, margin: Floats, volume: Volume) -> list[tuple[Pa
             step: list[int] = [0, 0, 0]
             step[axis] = stride if side else -stride
             neighbour = grid.shifted(step)
-            if not _has_news(neighbour, grid, axis, side, volume):
-                continue
-            clicks = _pseudo_clicks(is_object, axis, side, grid.size - stride)
-            found.append((neighbour, _to_native(clicks, grid)))
+            if _has_news(neighbour, grid, axis, volume):
+                clicks = _pseudo_clicks(is_object, axis, side, grid.size - stride)
+                found.append((neighbour, _to_native(clicks, grid)))
     return found
 
 
-def blend(parts: Iterable[tuple[PatchGrid, Floats]], volume: Volume) -> tuple[Box, Floats]:
+def is_covered(grid: PatchGrid, others: Iterable[PatchGrid]) -> bool:
+    """Whether the middle of the patch lies in another one: it would hardly show anything new."""
+    middle = _to_native(np.full((1, 3), grid.size // 2, np.float32), grid)
+    return any(other.contains(middle).all() for other in others)
+
+
+def grids_over(volume: Volume, size: int, spacing_mm: float) -> Iterator[PatchGrid]:
+    """As few patches as cover every voxel of the volume with the usual overlap, centred on it."""
+    centre = (np.array(volume.shape) - 1) / 2
+    middle = PatchGrid.around(volume.affine, centre, size, spacing_mm)
+    stride = int(size * STRIDE_SHARE)
+    extents = [volume.shape[axis] / abs(step) for axis, step in zip(middle.axes, middle.steps, strict=True)]
+    counts = [1 + max(0, int(np.ceil((extent - size) / stride))) for extent in extents]
+    offsets = [[(n - (count - 1) / 2) * stride for n in range(count)] for count in counts]
+    grids = (middle.shifted((d, h, w)) for d in offsets[0] for h in offsets[1] for w in offsets[2])
+    return (grid for grid in grids if _box(grid, volume) is not None)
+
+
+def blend(parts: Sequence[tuple[PatchGrid, Floats]], volume: Volume) -> tuple[Box, Floats]:
     """The answers (P, P, P) of overlapping patches as one, at the native voxels of the box around them all.
 
     Each counts most at its middle and hardly at its border, so no seam shows; voxels of the box that no patch covers
     are minus infinity.
     """
-    pieces = []
-    for grid, margin in parts:
-        weight = _taper(grid.size)
-        box, weighted = grid.paste_values(margin * weight, volume.shape)
-        _, weights = grid.paste_values(weight, volume.shape)
-        pieces.append((box, weighted, weights))
-    around = _hull([box for box, _, _ in pieces])
+    around = _hull([grid.box(volume.shape) for grid, _ in parts])
     total = np.zeros([edge.stop - edge.start for edge in around], np.float32)
     weight_sum = np.zeros_like(total)
-    for box, weighted, weights in pieces:
+    for grid, margin in parts:
+        box, weighted, weights = tapered(grid, margin, volume)
         inside = relative(box, around)
         total[inside] += weighted
         weight_sum[inside] += weights
     with np.errstate(invalid="ignore", divide="ignore"):
         return around, np.where(weight_sum > 0, total / weight_sum, -np.inf).astype(np.float32)
+
+
+def tapered(grid: PatchGrid, margin: Floats, volume: Volume) -> tuple[Box, Floats, Floats]:
+    """A patch's answer (P, P, P) at the native voxels of its box, times the weights that it has there; and these."""
+    weight = _taper(grid.size)
+    box, weighted = grid.paste_values(margin * weight, volume.shape)
+    _, weights = grid.paste_values(weight, volume.shape)
+    return box, weighted, weights
 
 
 def relative(box: Box, within: Box) -> Box:
@@ -94,32 +113,28 @@ def overlap(first: Box, second: Box) -> Box | None:
     return (i, j, k) if all(edge.start < edge.stop for edge in (i, j, k)) else None
 
 
-@dataclass(frozen=True)
-class Tiling:
-    """Patches that cover a whole volume, for the automatic mode."""
-
-    grids: tuple[PatchGrid, ...]
-
-    @classmethod
-    def over(cls, volume: Volume, size: int, spacing_mm: float) -> Tiling:
-        """As few patches as cover every voxel with the usual overlap, centred on the volume."""
-        centre = (np.array(volume.shape) - 1) / 2
-        middle = PatchGrid.around(volume.affine, centre, size, spacing_mm)
-        stride = int(size * STRIDE_SHARE)
-        extents = [volume.shape[axis] / abs(step) for axis, step in zip(middle.axes, middle.steps, strict=True)]
-        counts = [1 + max(0, int(np.ceil((extent - size) / stride))) for extent in extents]
-        offsets = [[(n - (count - 1) / 2) * stride for n in range(count)] for count in counts]
-        grids = (middle.shifted((d, h, w)) for d in offsets[0] for h in offsets[1] for w in offsets[2])
-        return cls(tuple(grids))
+def _is_in_volume(grid: PatchGrid, volume: Volume) -> NDArray[np.bool_]:
+    """(P, P, P), which samples lie in the volume, half a voxel beyond its outer centres included."""
+    diagonal = _to_native(np.repeat(np.arange(grid.size, dtype=np.float32)[:, None], 3, axis=1), grid)
+    along = [(diagonal[:, axis] >= -0.5) & (diagonal[:, axis] <= volume.shape[axis] - 0.5) for axis in grid.axes]
+    return np.asarray(along[0][:, None, None] & along[1][None, :, None] & along[2][None, None, :])
 
 
-def _has_news(neighbour: PatchGrid, grid: PatchGrid, axis: int, side: int, volume: Volume) -> bool:
-    """Whether the face is inside of the volume, that is, whether there is anything to see beyond it."""
-    beyond = [grid.size / 2] * 3
-    beyond[axis] = grid.size if side else -1
+def _has_news(neighbour: PatchGrid, grid: PatchGrid, axis: int, volume: Volume) -> bool:
+    """Whether the neighbour along a patch axis holds voxels that the patch does not; with thick slices it may not."""
+    box, seen = _box(neighbour, volume), grid.box(volume.shape)
+    if box is None:
+        return False
     native_axis = grid.axes[axis]
-    at = _to_native(np.array([beyond], np.float32), grid)[0, native_axis]
-    return bool(0 <= at <= volume.shape[native_axis] - 1)
+    return bool(box[native_axis].start < seen[native_axis].start or box[native_axis].stop > seen[native_axis].stop)
+
+
+def _box(grid: PatchGrid, volume: Volume) -> Box | None:
+    """The patch's voxels, or None where it lies between thick slices or beside the volume."""
+    try:
+        return grid.box(volume.shape)
+    except GeometryError:
+        return None
 
 
 def _pseudo_clicks(is_object: NDArray[np.bool_], axis: int, side: int, depth: int) -> Floats:
@@ -141,7 +156,8 @@ def _pseudo_clicks(is_object: NDArray[np.bool_], axis: int, side: int, depth: in
 
 def _to_native(points: Floats, grid: PatchGrid) -> Floats:
     to_volume = grid.to_volume
-    return (points @ to_volume[:3, :3].T + to_volume[:3, 3]).astype(np.float32)
+    native: Floats = (points @ to_volume[:3, :3].T + to_volume[:3, 3]).astype(np.float32)
+    return native
 
 
 def _taper(size: int) -> Floats:

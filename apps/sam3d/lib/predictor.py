@@ -21,12 +21,12 @@ from lib.boxes import Box
 from lib.cache import ByteCache
 from lib.checkpoints import open_network
 from lib.contract import honour_clicks
-from lib.errors import WeightsError
+from lib.errors import SettingsError, WeightsError
 from lib.geometry import PatchGrid
 from lib.network.sam3d import Embedding, Sam3D
 from lib.network.weights import Card
-from lib.patches import Tiling, blend, grids_around, neighbours, overlap, relative
-from lib.preprocess import intensity_of, sample_patch
+from lib.patches import blend, grids_around, grids_over, is_covered, neighbours, overlap, relative, tapered
+from lib.preprocess import chosen_intensity, sample_patch
 from lib.prompts import ClickRequest, Prompt
 from lib.settings import Intensity, Settings
 from lib.volumes import Volume
@@ -75,10 +75,10 @@ class Predictor:
     def __init__(self, network: Sam3D, card: Card, settings: Settings, device: torch.device | None = None) -> None:
         self.card = card
         self.settings = settings
-        self.device = device or _device(settings.device)
+        self.device = device or device_named(settings.device)
         self._network = network.to(self.device).eval()
         self._embeddings: ByteCache[Embedding] = ByteCache(settings.embedding_cache_mib * 2**20, lambda e: e.nbytes)
-        self._intensities: ByteCache[Intensity] = ByteCache(1024, lambda _: 1)
+        self._intensities: ByteCache[tuple[Intensity, tuple[str, ...]]] = ByteCache(1024, lambda _: 1)
 
     @property
     def is_trained(self) -> bool:
@@ -116,19 +116,19 @@ class Predictor:
         report = self._report(volume, None)
         no_points = np.zeros((0, 3), np.float32)
         total = np.zeros(volume.shape, np.float32)
-        for grid in Tiling.over(volume, self._network.settings.patch_size, self.card.spacing_mm).grids:
+        for grid in grids_over(volume, self._network.settings.patch_size, self.card.spacing_mm):
             embedding = self._embedding(volume, grid, report, is_kept=False)
             with report.timed("decode"):
                 margin = self._decode(embedding, grid, no_points, np.zeros(0, np.int64))
             with report.timed("paste"):
                 # Weights are positive, so the blended margin is positive exactly where this sum is.
-                box, pasted = blend([(grid, margin)], volume)
-                total[box] += pasted
+                box, weighted, _ = tapered(grid, margin, volume)
+                total[box] += weighted
         report.n_patches = report.n_encoded
         return Segmentation((total > 0).astype(np.uint8), report)
 
     def _report(self, volume: Volume, request: ClickRequest | None) -> Report:
-        notes = [*volume.notes, *(request.notes if request else ())]
+        notes = [*volume.notes, *self._intensity(volume)[1], *(request.notes if request else ())]
         return Report(notes=notes, n_clicks=request.n_clicks if request else 0, weights_version=self.card.version)
 
     def _check_trained(self) -> None:
@@ -141,27 +141,43 @@ class Predictor:
     def _grown(self, volume: Volume, prompt: Prompt, name: str, report: Report) -> tuple[Box, Floats]:
         """The object's margin over the background on a native box: the clicked patches, and on from there to
         neighbouring patches as long as the object reaches a border and the settings allow."""
-        size, spacing_mm = self._network.settings.patch_size, self.card.spacing_mm
-        seeds = grids_around(prompt.foreground, volume, size, spacing_mm)
-        queue = deque((grid, np.zeros((0, 3), np.float32)) for grid in seeds)
-        known = {grid.key for grid in seeds}
-        limit = max(self.settings.clicks.max_patches, len(seeds))
+        seeds = grids_around(prompt.foreground, volume, self._network.settings.patch_size, self.card.spacing_mm)
+        opened: list[PatchGrid] = []
         parts: list[tuple[PatchGrid, Floats]] = []
+        is_whole = True
+        for seed in seeds:
+            followed, has_ended = self._follow(volume, prompt, seed, opened, report)
+            parts += followed
+            is_whole &= has_ended
+        if not is_whole:
+            report.notes.append(
+                f"{name} was followed over {len(parts)} patches and may go on: raise max_patches for more"
+            )
+        report.n_patches += len(parts)
+        with report.timed("paste"):
+            return blend(parts, volume)
+
+    def _follow(
+        self, volume: Volume, prompt: Prompt, seed: PatchGrid, opened: list[PatchGrid], report: Report
+    ) -> tuple[list[tuple[PatchGrid, Floats]], bool]:
+        """Follow the object from one clicked patch to its end, before the next one is looked at: so a later click far
+        away changes nothing here. Adds to `opened`; returns the patches' margins and whether the end was reached."""
+        parts = []
+        has_ended = True
+        opened.append(seed)
+        queue = deque([(seed, np.zeros((0, 3), np.float32))])
         while queue:
             grid, pseudo_clicks = queue.popleft()
             embedding = self._embedding(volume, grid, report)
             with report.timed("decode"):
                 margin = self._decode(embedding, grid, *self._points(grid, prompt, pseudo_clicks))
             parts.append((grid, margin))
-            for neighbour, clicks in neighbours(grid, margin, volume):
-                if neighbour.key not in known and len(known) < limit:
-                    known.add(neighbour.key)
-                    queue.append((neighbour, clicks))
-        if len(known) == limit > len(seeds):
-            report.notes.append(f"{name} was followed over {limit} patches and may go on: raise max_patches for more")
-        report.n_patches += len(parts)
-        with report.timed("paste"):
-            return blend(parts, volume)
+            news = [(near, clicks) for near, clicks in neighbours(grid, margin, volume) if not is_covered(near, opened)]
+            room = max(0, self.settings.clicks.max_patches - len(opened))
+            has_ended &= len(news) <= room
+            opened += [near for near, _ in news[:room]]
+            queue += news[:room]
+        return parts, has_ended
 
     def _points(self, grid: PatchGrid, prompt: Prompt, pseudo_clicks: Floats) -> tuple[Floats, NDArray[np.int64]]:
         """The user's clicks inside the patch, native (N, 3), with their labels; pseudo-clicks where none is
@@ -179,15 +195,18 @@ class Predictor:
     def _embedding(self, volume: Volume, grid: PatchGrid, report: Report, is_kept: bool = True) -> Embedding:
         def make() -> Embedding:
             with report.timed("sample"):
-                patch = sample_patch(volume, grid, self._intensity(volume), self.card.has_antialiasing)
+                patch = sample_patch(volume, grid, self._intensity(volume)[0], self.card.has_antialiasing)
             report.n_encoded += 1
             with report.timed("encode"), torch.inference_mode():
                 return self._network.encode(torch.from_numpy(patch).to(self.device)[None, None])
 
         return self._embeddings.get((volume.key, grid.key), make) if is_kept else make()
 
-    def _intensity(self, volume: Volume) -> Intensity:
-        return self._intensities.get(volume.key, lambda: intensity_of(volume, self.card.intensity))
+    def _intensity(self, volume: Volume) -> tuple[Intensity, tuple[str, ...]]:
+        """The numbers to normalise the volume with, and a note where they are not those that the weights' card says."""
+
+        is_named = self.settings.intensity is not None
+        return self._intensities.get(volume.key, lambda: chosen_intensity(volume, self.card.intensity, is_named))
 
     @torch.inference_mode()
     def _decode(self, embedding: Embedding, grid: PatchGrid, points: Floats, labels: NDArray[np.int64]) -> Floats:
@@ -227,7 +246,10 @@ def _within(label_map: NDArray[np.uint8], roi: Box) -> NDArray[np.uint8]:
     return limited
 
 
-def _device(name: str) -> torch.device:
+def device_named(name: str) -> torch.device:
+    """`auto`, `cpu` or `cuda` as a device of this machine; SettingsError if it has none."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name != "cpu" and not torch.cuda.is_available():
+        raise SettingsError(f"device is {name!r}, but PyTorch finds no CUDA device here: use auto or cpu")
     return torch.device(name)
