@@ -23,7 +23,7 @@ from lib.errors import LabelError, Sam3DError
 from lib.geometry import PatchGrid
 from lib.labels import read_label
 from lib.network.weights import Card
-from lib.preprocess import intensity_of, sample_patch
+from lib.preprocess import chosen_intensity, sample_patch
 from lib.volumes import file_stamp, open_volume
 
 logger = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ class CaseStore:
     """Training samples of a list of cases; for one thread, but any number of processes may share the cache folder.
 
     A case that cannot be used is left out, and `skipped` says why. Prepared cases take at most `limit_bytes`, on disk
-    where a `cache_folder` is given and in memory where not.
+    where a `cache_folder` is given and in memory where not. `is_named_intensity` is that of `chosen_intensity`.
     """
 
     def __init__(
@@ -75,6 +75,7 @@ class CaseStore:
         cache_folder: Path | None,
         limit_bytes: int,
         augmentation: Augmentation | None = LIGHT,
+        is_named_intensity: bool = False,
     ) -> None:
         self.skipped: dict[str, str] = {}
         self.notes: dict[str, tuple[str, ...]] = {}
@@ -82,6 +83,7 @@ class CaseStore:
         self._labels = tuple(labels)
         self._card = card
         self._augmentation = augmentation
+        self._is_named_intensity = is_named_intensity
         self._cache: CaseCache | ByteCache[PreparedCase] = (
             ByteCache(limit_bytes, lambda case: case.nbytes)
             if cache_folder is None
@@ -175,12 +177,12 @@ class CaseStore:
         volume = open_volume(case.image)
         found = read_label(case.label, volume, self._labels, case.value_names)
         regions = {name: Region.around(mask) for name, mask in found.masks.items()}
-        notes = (*volume.notes, *found.notes)
-        return PreparedCase(volume, intensity_of(volume, self._card.intensity), regions, notes)
+        intensity, remarks = chosen_intensity(volume, self._card.intensity, self._is_named_intensity)
+        return PreparedCase(volume, intensity, regions, (*volume.notes, *remarks, *found.notes))
 
     def _key(self, case: Case) -> str:
         """Changes with the files and with whatever decides how they are prepared; patch size and spacing do not."""
         names = sorted((case.value_names or {}).items())
-        parts = [FORMAT, file_stamp(case.image), file_stamp(case.label), names, self._labels]
+        parts = [FORMAT, file_stamp(case.image), file_stamp(case.label), names, self._labels, self._is_named_intensity]
         content = json.dumps([*parts, asdict(self._card.intensity)], default=str)
         return sha256(content.encode(errors="surrogatepass")).hexdigest()[:32]

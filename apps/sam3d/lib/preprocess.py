@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lib.geometry import PatchGrid
-from lib.settings import Intensity
+from lib.settings import PRESETS, Intensity
 from lib.volumes import Volume
 
 # Percentiles are read off at most about this many voxels, spread evenly.
@@ -23,6 +23,8 @@ BRIGHT_PERCENTILE = 99.5
 # correction), one in five thousand voxels or fewer lay this low.
 FAT_OR_AIR_HU = -50
 FAT_OR_AIR_SHARE = 0.001
+
+NOT_HOUNSFIELD = "no voxel is as dark as fat or air on CT, so preset mr was used: name preset ct for CT"
 
 
 def intensity_of(volume: Volume, intensity: Intensity) -> Intensity:
@@ -38,6 +40,14 @@ def intensity_of(volume: Volume, intensity: Intensity) -> Intensity:
     clipped = np.clip(tissue, low, high)
     # A flat volume has no spread to divide by, and becomes 0 all over.
     return Intensity(float(low), float(high), float(clipped.mean()), float(clipped.std()) or 1.0)
+
+
+def chosen_intensity(volume: Volume, intensity: Intensity, is_named: bool) -> tuple[Intensity, tuple[str, ...]]:
+    """The numbers to normalise this volume with, and a note where they are not those of `intensity`: unless somebody
+    named it, the CT preset is not used on what is no CT."""
+    if not is_named and intensity == PRESETS["ct"] and not looks_like_hounsfield(volume):
+        return intensity_of(volume, PRESETS["mr"]), (NOT_HOUNSFIELD,)
+    return intensity_of(volume, intensity), ()
 
 
 def looks_like_hounsfield(volume: Volume) -> bool:
