@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 from skimage.segmentation import flood, random_walker
 
 from lib.boxes import Box, Index
@@ -17,7 +19,7 @@ Baseline = Callable[[Volume, Sequence[Index], Sequence[Index]], Mask]
 
 REACH_MM = 64.0  # how far beyond the clicks is looked
 WORKING_MM = 1.5  # finer voxels are averaged up to about this size
-SEED_VOXELS = 1  # voxels on each side of a click that tell what the object looks like
+SEED_VOXELS = 2  # voxels on each side of a click that tell what the object looks like
 WIDEST_TOLERANCE = 3.0  # in standard deviations of those voxels
 NARROWING, ATTEMPTS = 0.7, 12
 
@@ -27,8 +29,8 @@ def region_growing(volume: Volume, foreground: Sequence[Index], background: Sequ
     clicks."""
     view = _View.of(volume, [*foreground, *background])
     seeds, spared = view.coarse(foreground), view.coarse(background)
-    values = view.values
-    tolerance = WIDEST_TOLERANCE * max(_spread(values, seeds), 1e-3 * float(np.ptp(values)))
+    tolerance = WIDEST_TOLERANCE * max(_spread(view.values, seeds), 1e-3 * float(np.ptp(view.values)))
+    values = ndimage.median_filter(view.values, size=3)
     mask = np.zeros(values.shape, np.bool_)
     for _ in range(ATTEMPTS):
         mask = np.zeros(values.shape, np.bool_)
@@ -50,10 +52,12 @@ def random_walk(volume: Volume, foreground: Sequence[Index], background: Sequenc
     for clicks, value in ((background, 2), (foreground, 1)):
         for click in view.coarse(clicks):
             labels[click] = value
-    if not (labels == 2).any():
-        return view.native(np.ones(labels.shape, np.bool_))
-    found = random_walker(view.values, labels, mode="cg_j", spacing=view.spacing)
-    return view.native(np.asarray(found == 1))
+    if np.ptp(view.values) > 0 and (labels == 2).any():  # else there is nothing to go by
+        with warnings.catch_warnings():
+            # The solver's tolerance may take probabilities a little past 0 and 1; only the larger one counts.
+            warnings.filterwarnings("ignore", message="The probability range is outside", category=UserWarning)
+            labels = random_walker(view.values, labels, mode="cg_j", spacing=view.spacing)
+    return view.native(np.asarray(labels == 1))
 
 
 BASELINES: Mapping[str, Baseline] = {"region growing": region_growing, "random walker": random_walk}
