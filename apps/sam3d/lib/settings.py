@@ -66,7 +66,7 @@ class NetworkSettings:
     num_queries: int = 10
     # The published decoder never sees where a click is; networks of our own may (docs/decisions/0002).
     has_click_maps: bool = False
-    # Convolutions between the fusion and the logits; the published decoder has none.
+    # Residual convolutions between fusion and logits, beside click maps; the published decoder has none.
     refinement_layers: int = 0
 
     @property

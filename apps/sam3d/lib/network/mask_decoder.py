@@ -49,13 +49,12 @@ class MaskDecoder(nn.Module):
         super().__init__()
         self.settings = settings
         self.mlahead = AggregationHeads(settings)
-        maps = click_maps.COUNT if settings.has_click_maps else 0
         dim = settings.head_dim
-        self.cls = nn.Sequential(
-            *_layer(4 * dim + 1 + maps, dim),
-            *(module for _ in range(settings.refinement_layers) for module in _layer(dim, dim)),
-            _conv(dim, 2),
-        )
+        maps = click_maps.COUNT if settings.has_click_maps else 0
+        self.cls = nn.Sequential(*_layer(4 * dim + 1 + maps, dim), _conv(dim, 2))
+        self.refinement = nn.ModuleList(nn.Sequential(*_layer(dim, dim)) for _ in range(settings.refinement_layers))
+        # Straight from the clicks to the logits: without it a fresh network answers nothing at all for a long time.
+        self.click_logits = nn.Conv3d(maps, 2, kernel_size=1) if maps else None
 
     def prepare(self, features: list[Tensor], image: Tensor) -> Tensor:
         """features: the three shallow maps (B, C, h, w, d); image (B, 1, H/2, W/2, D/2). Returns their share of the
@@ -73,8 +72,12 @@ class MaskDecoder(nn.Module):
         Returns logits (B, 2, D, H, W): background and object."""
         dim, fusing = self.settings.head_dim, self.cls.get_parameter("0.weight")
         fusion = fusion + F.conv3d(upsample(self.mlahead.head5(prompted)), fusing[:, 3 * dim : 4 * dim], padding=1)
-        if self.settings.has_click_maps:
+        if self.click_logits is None:
+            logits = self.cls[1:](fusion)
+        else:
             maps = click_maps.click_maps(image, point_coords, point_labels, stride=2)
-            fusion = fusion + F.conv3d(maps, fusing[:, 4 * dim + 1 :], padding=1)
-        logits = upsample(self.cls[1:](fusion))
-        return logits.permute(0, 1, 4, 2, 3)  # (h, w, d) back to (d, h, w)
+            x = self.cls[1:3](fusion + F.conv3d(maps, fusing[:, 4 * dim + 1 :], padding=1))
+            for layer in self.refinement:
+                x = x + layer(x)
+            logits = self.cls[3](x) + self.click_logits(maps)
+        return upsample(logits).permute(0, 1, 4, 2, 3)  # (h, w, d) back to (d, h, w)
