@@ -26,7 +26,8 @@ def click_maps(image: Tensor, point_coords: Tensor, point_labels: Tensor, stride
     """Maps of the clicks on a grid whose cells are `stride` patch voxels wide.
 
     image (B, 1, h, w, d), the patch's mean in each cell; point_coords (B, N, 3) in patch voxels (d, h, w), voxel
-    centres on integers; point_labels (B, N), 1 foreground, 0 background. Returns (B, COUNT, h, w, d), of the image's type.
+    centres on integers; point_labels (B, N), 1 foreground, 0 background. Returns (B, COUNT, h, w, d) of the image's
+    type.
     """
     batch, _, *grid = image.shape
     if point_coords.shape[1] == 0:
