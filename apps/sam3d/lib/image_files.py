@@ -18,6 +18,7 @@ from nibabel.fileholders import FileHolder
 from nibabel.nifti1 import Nifti1Image
 from nibabel.nifti2 import Nifti2Image
 from nibabel.spatialimages import HeaderDataError
+from nibabel.wrapstruct import WrapStructError
 from numpy.typing import NDArray
 
 from lib.errors import VolumeError
@@ -45,7 +46,7 @@ MAX_SURPLUS_MIB = 64
 NRRD_END = re.compile(rb"\r?\n\r?\n")
 NRRD_DATA_FILE = re.compile(rb"(?im)^data ?file:([^\r\n]*)")
 META_END = re.compile(rb"(?im)^[ \t]*ElementDataFile[ \t]*=([^\r\n]*)")
-DAMAGED = (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, zlib.error)
+DAMAGED = (ImageFileError, HeaderDataError, WrapStructError, OSError, EOFError, ValueError, zlib.error)
 
 
 def read_image_file(path: Path, limit_bytes: int) -> Voxels:

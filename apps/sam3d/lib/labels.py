@@ -27,8 +27,8 @@ Mask = NDArray[np.bool_]
 BACKGROUND = "background"
 # A label of which less than this lies inside its image belongs to another image, or lost its header.
 LEAST_INSIDE = 0.9
-# Headers are rounded: an index this close to the edge of a voxel is on it, and axes this close to parallel are.
-INDEX_TOLERANCE = 0.01
+# Headers are rounded: axes that drift less than this, in voxels over the whole image, are parallel.
+DRIFT_TOLERANCE = 0.01
 # Nearest-neighbour ties (labels of half the image's spacing) all fall to one side, whatever the last bit says.
 TIE = 1e-6
 # Samples along each axis of a grid when only its extent matters.
@@ -149,13 +149,7 @@ def _voxels(values: NDArray[Any], wanted: list[int]) -> Iterator[NDArray[np.int6
 
 
 def _is_inside(points: NDArray[Any], layer: Layer, volume: Volume) -> NDArray[np.bool_]:
-    return _in_grid(map_indices(points, layer.affine, volume.affine), volume.shape)
-
-
-def _in_grid(indices: Floats, shape: Sequence[int]) -> NDArray[np.bool_]:
-    reach = 0.5 + INDEX_TOLERANCE
-    inside: NDArray[np.bool_] = ((indices >= -reach) & (indices <= np.asarray(shape) - 1 + reach)).all(axis=-1)
-    return inside
+    return _nearest(map_indices(points, layer.affine, volume.affine), volume.shape)[1]
 
 
 def _gathered(wanted: list[tuple[Layer, dict[int, str]]], volume: Volume, file: str, notes: list[str]) -> LabelMasks:
@@ -189,11 +183,9 @@ def _on_grid(layer: Layer, volume: Volume) -> tuple[Box, NDArray[Any]]:
     values = np.zeros([len(indices) for indices in ranges], dtype=layer.values.dtype, order="F")
     for number, k in enumerate(ranges[2]):  # by slices, for every voxel needs three float64
         centres = np.stack(np.meshgrid(ranges[0], ranges[1], [k], indexing="ij"), axis=-1).reshape(-1, 3)
-        indices = map_indices(centres, volume.affine, layer.affine)
-        inside = _in_grid(indices, layer.values.shape)
-        i, j, k_own = _nearest(indices[inside], layer.values.shape).T
+        nearest, inside = _nearest(map_indices(centres, volume.affine, layer.affine), layer.values.shape)
         plane = np.zeros(len(centres), dtype=values.dtype)
-        plane[inside] = layer.values[i, j, k_own]
+        plane[inside] = layer.values[tuple(nearest[inside].T)]
         values[..., number] = plane.reshape(values.shape[:2])
     return box, values
 
@@ -207,20 +199,21 @@ def _separable(ranges: list[NDArray[np.int_]], layer: Layer, volume: Volume) -> 
     lengths = np.array([len(indices) for indices in ranges])
     beside = np.abs(linear)
     beside[range(3), axes] = 0.0
-    if sorted(axes) != [0, 1, 2] or (beside * lengths[:, None]).sum(axis=0).max() > INDEX_TOLERANCE:
+    if sorted(axes) != [0, 1, 2] or (beside * lengths[:, None]).sum(axis=0).max() > DRIFT_TOLERANCE:
         return None
-    known, nearest = [], []
+    known, sources = [], []
     for own, axis in enumerate(axes):
         indices = (start[axis] + linear[own, axis] * np.arange(lengths[own]))[:, None]
-        size = (layer.values.shape[axis],)
-        known.append(np.flatnonzero(_in_grid(indices, size)))
-        nearest.append(_nearest(indices[known[-1]], size)[:, 0])
+        nearest, inside = _nearest(indices, layer.values.shape[axis : axis + 1])
+        known.append(np.flatnonzero(inside))
+        sources.append(nearest[inside, 0])
     values = np.zeros(lengths, dtype=layer.values.dtype, order="F")
-    values[np.ix_(*known)] = layer.values.transpose(axes)[np.ix_(*nearest)]
+    values[np.ix_(*known)] = layer.values.transpose(axes)[np.ix_(*sources)]
     return values
 
 
-def _nearest(indices: Floats, shape: Sequence[int]) -> NDArray[np.int64]:
-    rounded = np.floor(indices + 0.5 + TIE).astype(np.int64)
-    nearest: NDArray[np.int64] = np.clip(rounded, 0, np.asarray(shape) - 1)
-    return nearest
+def _nearest(indices: Floats, shape: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """The voxels (N, axes) nearest to float indices, and which of them a grid of `shape` has, (N,)."""
+    nearest = np.floor(indices + 0.5 + TIE).astype(np.int64)
+    inside: NDArray[np.bool_] = ((nearest >= 0) & (nearest < np.asarray(shape))).all(axis=1)
+    return nearest, inside
