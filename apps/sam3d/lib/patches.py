@@ -68,9 +68,10 @@ def grids_over(volume: Volume, size: int, spacing_mm: float) -> Iterator[PatchGr
     centre = (np.array(volume.shape) - 1) / 2
     middle = PatchGrid.around(volume.affine, centre, size, spacing_mm)
     stride = int(size * STRIDE_SHARE)
-    extents = [volume.shape[axis] / abs(step) for axis, step in zip(middle.axes, middle.steps, strict=True)]
-    counts = [1 + max(0, int(np.ceil((extent - size) / stride))) for extent in extents]
-    offsets = [[(n - (count - 1) / 2) * stride for n in range(count)] for count in counts]
+    extents = [(volume.shape[axis] - 1) / abs(step) for axis, step in zip(middle.axes, middle.steps, strict=True)]
+    counts = [1 + max(0, int(np.ceil((extent - (size - 1)) / stride))) for extent in extents]
+    half = 0.0 if size % 2 else 0.5  # the middle of an even number of samples lies between two of them
+    offsets = [[half + (n - (count - 1) / 2) * stride for n in range(count)] for count in counts]
     grids = (middle.shifted((d, h, w)) for d in offsets[0] for h in offsets[1] for w in offsets[2])
     return (grid for grid in grids if _box(grid, volume) is not None)
 
