@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lib.errors import WeightsError
 from lib.network.build import build_sam3d
+from lib.network.deltas import frozen_sha256
 from lib.network.sam3d import Sam3D
 from lib.network.weights import (
     Card,
@@ -23,15 +24,21 @@ PRETRAINED = Path(__file__).parents[1] / "pretrained"
 
 
 def open_network(settings: Settings) -> tuple[Sam3D, Card]:
-    """The network and its card; what the settings say about voxel values and spacing overrules the card.
+    """The network and its card; what the settings say about voxel values and spacing overrules the card. Weights that
+    come without a hash get one.
 
     Raises WeightsError when no weights fit, or the file named cannot be used.
     """
     network, card = _named_weights(settings)
-    return network, replace(
-        card,
-        intensity=settings.intensity or card.intensity,
-        spacing_mm=settings.spacing_mm or card.spacing_mm,
+    if not card.sha256:
+        card = replace(card, sha256=frozen_sha256(network))
+    return network, overruled(card, settings)
+
+
+def overruled(card: Card, settings: Settings) -> Card:
+    """The card with what the settings say about voxel values and spacing."""
+    return replace(
+        card, intensity=settings.intensity or card.intensity, spacing_mm=settings.spacing_mm or card.spacing_mm
     )
 
 

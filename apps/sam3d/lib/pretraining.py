@@ -1,6 +1,6 @@
 """Training the demo network from nothing, on endless synthetic patches: seeded, resumable, on any machine.
 
-The loop is MONAI's `SupervisedTrainer`; this module brings the stream of patches and what to keep after each stretch.
+The loop is that of `lib.training_loop`; this module brings the stream of patches and what to keep after each stretch.
 """
 
 from __future__ import annotations
@@ -11,12 +11,9 @@ import logging
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from ignite.engine import Events
-from monai.engines import SupervisedTrainer
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -27,6 +24,7 @@ from lib.network.weights import write_atomically
 from lib.settings import NetworkSettings
 from lib.synthesis.patches import training_patch, training_rng
 from lib.training import ClickPlan, MovingAverage, dice_of, training_step
+from lib.training_loop import Epoch, Loop, descend, run_loop
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +81,7 @@ def pretrain(network_settings: NetworkSettings, plan: PretrainingPlan, folder: P
     run = _Run(plan, network, optimiser, average, folder)
     run.resume()
     while run.step < plan.steps:
-        run.stretch(device)
+        run.stretch()
         run.save()
     averaged = build_sam3d(network_settings)
     averaged.load_state_dict(average.state)
@@ -101,53 +99,34 @@ class _Run:
         self.log_path = folder / "log.jsonl"
         self.step = 0
 
-    def stretch(self, device: str) -> None:
+    def stretch(self) -> None:
         """The next `plan.stretch` steps, as one epoch of MONAI's trainer."""
         plan, steps = self.plan, min(self.plan.stretch, self.plan.steps - self.step)
         start = self.step * plan.batch_size
         patches = SyntheticPatches(self.network.settings.patch_size, plan.seed, start, steps * plan.batch_size)
-        losses: list[float] = []
-        dices: list[float] = []
-        trainer = SupervisedTrainer(
-            device=torch.device(device),
-            max_epochs=1,
-            train_data_loader=DataLoader(patches, batch_size=plan.batch_size, num_workers=1),
-            network=self.network,
-            optimizer=self.optimiser,
-            loss_function=torch.nn.Identity(),
-            epoch_length=steps,
-            iteration_update=self._update,
-        )
+        loader = DataLoader(patches, batch_size=plan.batch_size, num_workers=1)
+        run_loop(self.network, self.optimiser, loader, self._update, Loop(1, steps, self._report))
 
-        @trainer.on(Events.ITERATION_COMPLETED)
-        def keep(engine: Any) -> None:
-            losses.append(engine.state.output["loss"])
-            dices.append(engine.state.output["dice"])
-
-        trainer.run()
-        entry = {"step": self.step, "loss": float(np.mean(losses)), "dice": float(np.mean(dices))}
+    def _report(self, epoch: Epoch) -> None:
+        entry = {"step": self.step, "loss": epoch.loss, "dice": epoch.dice}
         logger.info(
-            "step %d of %d: loss %.3f, last-click dice %.3f", self.step, plan.steps, entry["loss"], entry["dice"]
+            "step %d of %d: loss %.3f, last-click dice %.3f", self.step, self.plan.steps, epoch.loss, epoch.dice
         )
         with self.log_path.open("a") as log:
             log.write(json.dumps(entry) + "\n")
 
-    def _update(self, engine: Any, batch: dict[str, Tensor]) -> dict[str, float]:
+    def _update(self, patch: Tensor, target: Tensor) -> tuple[float, float]:
         """One optimiser step."""
         plan = self.plan
-        patch, target = batch["image"].to(engine.state.device), batch["label"].to(engine.state.device)
-        for group in self.optimiser.param_groups:
-            group["lr"] = plan.learning_rate_at(self.step)
         self.optimiser.zero_grad(set_to_none=True)
         rng = np.random.default_rng([plan.seed, self.step])
         with torch.autocast(patch.device.type, torch.bfloat16, enabled=plan.has_bfloat16):
             loss, logits = training_step(self.network, patch, target, plan.clicks, rng)
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), plan.max_gradient_norm)
-        self.optimiser.step()
+        loss.backward()
+        descend(self.optimiser, [self.network.parameters()], plan.max_gradient_norm, plan.learning_rate_at(self.step))
         self.average.update(self.network)
         self.step += 1
-        return {"loss": float(loss.detach()), "dice": dice_of(logits.detach(), target)}
+        return float(loss.detach()), dice_of(logits.detach(), target)
 
     def save(self) -> None:
         state = {

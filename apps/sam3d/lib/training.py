@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,16 +63,69 @@ def training_step(
     that the largest error asks for, as a user would.
     """
     embedding = network.encode(patch)
-    is_automatic = rng.random() < plan.automatic_share
-    clicks = Clicks.none(len(patch)) if is_automatic else first_clicks(target, rng)
     loss = patch.new_zeros(())
+    for turn in click_rounds(network, embedding, target, plan, rng):
+        loss = loss + turn.loss
+    return loss / turn.rounds, turn.logits
+
+
+def backward_step(
+    network: Sam3D,
+    patch: Tensor,
+    target: Tensor,
+    plan: ClickPlan,
+    rng: np.random.Generator,
+    share: float = 1.0,
+    has_bfloat16: bool = False,
+) -> tuple[float, Tensor]:
+    """The same loss, its gradients times `share` already added to the parameters.
+
+    Each round is differentiated before the next one starts, so memory holds the graph of one decoding however many
+    rounds there are, and then that of the encoder.
+    """
+
+    def precision() -> torch.autocast:
+        return torch.autocast(patch.device.type, torch.bfloat16, enabled=has_bfloat16)
+
+    with precision():
+        encoded = network.encode(patch)
+    feature, fusion = (t.detach().requires_grad_(t.requires_grad) for t in (encoded.feature, encoded.fusion))
+    turns = click_rounds(network, Embedding(feature, fusion, encoded.image), target, plan, rng)
+    loss, logits = 0.0, patch.new_zeros(())
+    while True:
+        with precision():
+            turn = next(turns, None)
+        if turn is None:
+            break
+        (turn.loss * (share / turn.rounds)).backward()
+        loss, logits = loss + float(turn.loss.detach()) / turn.rounds, turn.logits.detach()
+        del turn
+    pairs = [(t, leaf.grad) for t, leaf in ((encoded.feature, feature), (encoded.fusion, fusion)) if t.requires_grad]
+    torch.autograd.backward([t for t, _ in pairs], [gradient for _, gradient in pairs])
+    return loss, logits
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One round of a training step: its loss, its logits (B, 2, P, P, P), and how many rounds there are."""
+
+    loss: Tensor
+    logits: Tensor
+    rounds: int
+
+
+def click_rounds(
+    network: Sam3D, embedding: Embedding, target: Tensor, plan: ClickPlan, rng: np.random.Generator
+) -> Iterator[Turn]:
+    """A first click and then corrections, or now and then no click at all."""
+    is_automatic = rng.random() < plan.automatic_share
+    clicks = Clicks.none(len(target)) if is_automatic else first_clicks(target, rng)
     rounds = 1 if is_automatic else plan.rounds
-    for turn in range(rounds):
+    for number in range(rounds):
         logits = decode(network, embedding, clicks)
-        loss = loss + segmentation_loss(logits.float(), target)
-        if turn + 1 < rounds:
+        yield Turn(segmentation_loss(logits.float(), target), logits, rounds)
+        if number + 1 < rounds:
             clicks = corrected(clicks, target, logits.detach(), rng, plan.random_share)
-    return loss / rounds, logits
 
 
 def decode(network: Sam3D, embedding: Embedding, clicks: Clicks) -> Tensor:

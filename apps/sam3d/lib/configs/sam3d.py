@@ -13,6 +13,7 @@ from lib.infers.reply import ReplyFiles
 from lib.infers.sam3d import Sam3DInfer
 from lib.infers.sam3d_auto import Sam3DAutoInfer
 from lib.settings import BACKGROUND, Settings
+from lib.trainers.sam3d import Sam3DTrainer
 from lib.volumes import VolumeCache
 
 
@@ -38,8 +39,8 @@ class Sam3DConfig:
         }
 
     def trainers(self) -> dict[str, TrainTask]:
-        """Name to trainer: none yet."""
-        return {}
+        """Name to trainer: what "Update Model" starts."""
+        return {"sam3d": Sam3DTrainer(self.model)}
 
     def strategies(self) -> dict[str, Strategy]:
         """Name to strategy. OHIF asks for `random`, whatever its user chooses."""

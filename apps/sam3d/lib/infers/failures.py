@@ -13,12 +13,25 @@ from contextlib import contextmanager
 import torch
 from fastapi import HTTPException
 
-from lib.errors import GeometryError, PromptError, Sam3DError, SettingsError, VolumeError, WeightsError
+from lib.errors import (
+    GeometryError,
+    LabelError,
+    PromptError,
+    Sam3DError,
+    SettingsError,
+    SplitError,
+    TrainingError,
+    VolumeError,
+    WeightsError,
+)
 
 logger = logging.getLogger(__name__)
 
-# The client sent what cannot be used: 4xx. The weights are the server's own: 503.
-STATUS = {PromptError: 422, VolumeError: 422, GeometryError: 422, SettingsError: 400, WeightsError: 503}
+# The client sent what cannot be used: 4xx. The weights and the records are the server's own: 503.
+STATUS = {
+    **dict.fromkeys((PromptError, VolumeError, LabelError, GeometryError), 422),
+    **{SettingsError: 400, TrainingError: 409, WeightsError: 503, SplitError: 503},
+}
 # torch raises a plain RuntimeError where the CPU's memory ends.
 CPU_OUT_OF_MEMORY = "can't allocate memory"
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})

@@ -6,21 +6,39 @@ import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from lib.errors import Sam3DError
 from lib.infers.failures import answer
-from lib.predictor import Predictor, load_predictor
+from lib.predictor import Predictor
 from lib.settings import Settings
+from lib.versions import BASE, Stamp, VersionStore, open_served
 
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class _Loaded:
+    """A predictor, which version it is, and whether that is still the one to serve."""
+
+    predictor: Predictor
+    name: str
+    notes: tuple[str, ...]
+    store: VersionStore
+    stamp: Stamp
+
+    @property
+    def is_current(self) -> bool:
+        return self.store.stamp() == self.stamp
+
+
 class SharedPredictor:
-    """Loads at the first use. A failure is not remembered: once its cause is gone, the next click works."""
+    """Loads at the first use, and again when another version is served. A failure is not remembered: once its cause is
+    gone, the next click works."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self._predictor: Predictor | None = None
+        self._loaded: _Loaded | None = None
         self._problem = ""
         # One click at a time: two would need twice the memory and finish no sooner.
         self._lock = threading.Lock()
@@ -30,9 +48,17 @@ class SharedPredictor:
         """What /info/ says about the weights."""
         if self._problem:
             return f"not ready: {self._problem}"
-        return (
-            f"weights {self._predictor.card.version}" if self._predictor else f"{self.settings.variant}, not loaded yet"
-        )
+        if self._loaded is None:
+            return f"{self.settings.variant}, not loaded yet"
+        follows = "" if self._loaded.is_current else ", another version follows at the next click"
+        return "; ".join([f"weights {self._loaded.predictor.card.version}{follows}", *self._loaded.notes])
+
+    @property
+    def served_name(self) -> str:
+        """The version that the next click gets, or `base`; what is on disk is looked at only when it changed."""
+        if self._loaded is None:
+            return BASE
+        return self._loaded.name if self._loaded.is_current else self._loaded.store.served()[0]
 
     def warm_up(self) -> None:
         """Load now, so that the first click need not wait; a failure is for /info/ and the clicks to tell."""
@@ -52,14 +78,20 @@ class SharedPredictor:
             yield predictor
 
     def _load(self) -> Predictor:
-        if self._predictor is None:
+        if self._loaded is None or not self._loaded.is_current:
+            before = self._loaded
             try:
-                self._predictor = load_predictor(self.settings)
+                served = open_served(self.settings)
+                # A predictor of its own: embeddings of other weights are dropped with the one before.
+                predictor = Predictor(served.network, served.card, self.settings)
             except Sam3DError as error:
                 self._problem = str(error)
                 raise
-            self._problem = "" if self._predictor.is_trained else UNTRAINED
-        return self._predictor
+            self._loaded = _Loaded(predictor, served.name, served.notes, served.store, served.stamp)
+            self._problem = "" if predictor.is_trained else UNTRAINED
+            if before is not None or served.name != BASE:
+                logger.info("%s is served", served.card.version)
+        return self._loaded.predictor
 
 
 UNTRAINED = (

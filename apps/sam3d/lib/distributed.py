@@ -1,0 +1,80 @@
+"""One training run over several processes: each takes its share of every step's patches, and gradients are summed."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import distributed
+from torch.multiprocessing.spawn import spawn
+
+# A rank that is this long in coming has died.
+PATIENCE = timedelta(minutes=10)
+
+
+@dataclass(frozen=True)
+class Team:
+    """How many processes train together, and which of them this one is."""
+
+    size: int = 1
+    rank: int = 0
+
+    @property
+    def is_leader(self) -> bool:
+        """Whether this process measures, reports and publishes."""
+        return self.rank == 0
+
+    def share(self, start: int, count: int) -> range:
+        """This process's part of the numbers from `start`: contiguous, so that all parts in order are the whole."""
+        return range(start + count * self.rank // self.size, start + count * (self.rank + 1) // self.size)
+
+    def sum_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
+        """Give every process the sum of all their gradients; a parameter without one counts as 0."""
+        if self.size == 1:
+            return
+        parameters = list(parameters)
+        flat = torch.cat([torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in parameters])
+        distributed.all_reduce(flat)
+        for parameter, gradient in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+            parameter.grad = gradient.view_as(parameter).clone()
+
+    def sum_values(self, values: list[float], device: torch.device) -> list[float]:
+        """Give every process the sums of all their values."""
+        if self.size == 1:
+            return values
+        total = torch.tensor(values, dtype=torch.float64, device=device)
+        distributed.all_reduce(total)
+        return [float(value) for value in total]
+
+
+def run_together(size: int, backend: str, work: Callable[..., Any], *arguments: Any) -> None:
+    """Call `work(team, *arguments)` in `size` processes; returns when all have, and passes on what one raised.
+
+    `work` and `arguments` travel to new interpreters by pickling, so `work` is a function of a module.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        meeting = (Path(folder) / "meeting").as_uri()
+        spawn(_member, (size, backend, meeting, work, arguments), nprocs=size)
+
+
+def _member(rank: int, size: int, backend: str, meeting: str, work: Callable[..., Any], arguments: Any) -> None:
+    with joined(Team(size, rank), backend, meeting) as team:
+        work(team, *arguments)
+
+
+@contextmanager
+def joined(team: Team, backend: str, meeting: str) -> Iterator[Team]:
+    """Be a member of a process group while the enclosed lines run. `meeting` is a URL, such as `env://` of torchrun."""
+    if backend == "nccl":
+        torch.cuda.set_device(team.rank)
+    distributed.init_process_group(backend, meeting, PATIENCE, world_size=team.size, rank=team.rank)
+    try:
+        yield team
+    finally:
+        distributed.destroy_process_group()

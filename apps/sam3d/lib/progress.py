@@ -1,0 +1,97 @@
+"""What a training run says while it runs, in a small file that the server's process reads; and one run at a time."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from lib.errors import TrainingError
+from lib.network.weights import write_atomically
+
+RUNNING, DONE, FAILED, STOPPED = "running", "done", "failed", "stopped"
+# Whoever asks whether a run goes on holds the lock for a moment.
+ATTEMPTS, PAUSE_S = 10, 0.1
+FILE, LOCK = "training.json", ".training.lock"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far the last run is, or how it ended."""
+
+    state: str = DONE
+    sentence: str = "nothing was trained yet"
+    epoch: int = 0
+    epochs: int = 1
+    loss: float | None = None
+    dice: float | None = None
+    seconds: float = 0.0
+    # Mean Dice over clicks 1 to 5 of the versions measured so far, by name.
+    scores: Mapping[str, float] = field(default_factory=dict)
+
+
+class ProgressFile:
+    """The progress of the run whose files are in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def write(self, progress: Progress) -> None:
+        """Replace what stands there; numbers that are not finite are left out, for JSON has none."""
+        values = {name: value for name, value in asdict(progress).items() if _is_finite(value)}
+        write_atomically(self.folder / FILE, (json.dumps(values, indent=1) + "\n").encode())
+
+    def read(self) -> Progress:
+        """What stands there; a run that was killed says `stopped`, and a file that cannot be read nothing at all."""
+        try:
+            values = json.loads((self.folder / FILE).read_bytes())
+            known = {f.name: values[f.name] for f in fields(Progress) if f.name in values}
+            progress = Progress(**known)
+        except (OSError, ValueError, TypeError):
+            return Progress()
+        if progress.state == RUNNING and not self.is_running():
+            ended = f"stopped in epoch {progress.epoch + 1} of {progress.epochs}; nothing was changed"
+            return Progress(**{**asdict(progress), "state": STOPPED, "sentence": ended})
+        return progress
+
+    def is_running(self) -> bool:
+        """Whether a process holds the lock of a run."""
+        try:
+            with (self.folder / LOCK).open("a") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Be the only run; TrainingError if there is one. A process that is killed lets go of the lock."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / LOCK).open("a") as file:
+            for attempt in range(ATTEMPTS):
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if attempt + 1 == ATTEMPTS:
+                        raise TrainingError("a training run is going on: wait for its end, or stop it first") from None
+                    time.sleep(PAUSE_S)
+            yield
+
+
+def bar(epoch: int, epochs: int, width: int = 20) -> str:
+    """`[#####---------------]`, for logs."""
+    done = width * epoch // max(1, epochs)
+    return f"[{'#' * done}{'-' * (width - done)}]"
+
+
+def _is_finite(value: Any) -> bool:
+    return not isinstance(value, float) or math.isfinite(value)
