@@ -189,7 +189,8 @@ def make_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code of a command: 2 with one line on stderr where it was asked for something impossible."""
     args = make_parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    logging.basicConfig(format="%(asctime)s %(message)s")
+    logging.getLogger("lib").setLevel(logging.INFO)  # other packages' loggers only warn
     try:
         command: Command = args.command
         return command(args)

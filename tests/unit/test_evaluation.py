@@ -219,7 +219,7 @@ def test_baselines_find_what_is_plain_to_see(baseline):
 
 
 def test_baselines_heed_background_clicks():
-    volume, truth = bright_block()
+    volume, _ = bright_block()
     near = random_walk(volume, [(10, 11, 11)], [(18, 11, 11)])
     assert near[8:12, 11, 11].all()
     assert not near[17:, 11, 11].any()

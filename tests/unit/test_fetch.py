@@ -83,7 +83,7 @@ def test_another_file_of_that_name_is_left_alone_and_named(tmp_path):
 
 
 def test_an_interrupted_fetch_keeps_its_part_and_goes_on(tmp_path):
-    with serving(stops_after=1000) as (remote, _), pytest.raises(WeightsError, match="stopped after 1000 of .* go on"):
+    with serving(stops_after=1000) as (remote, _), pytest.raises(WeightsError, match=r"stopped after 1000 of .* go on"):
         fetch(remote, tmp_path)
     assert names_in(tmp_path) == ["weights.pth.part"]
     steps = []
@@ -129,7 +129,7 @@ def test_a_server_that_refuses_or_is_not_there_is_named(tmp_path):
 
 def test_a_file_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "weights.pth.part").mkdir()
-    with serving() as (remote, _), pytest.raises(WeightsError, match="could not be fetched .*Is a directory"):
+    with serving() as (remote, _), pytest.raises(WeightsError, match=r"could not be fetched .*Is a directory"):
         fetch(remote, tmp_path)
 
 
