@@ -30,6 +30,11 @@ def test_one_in_four_validates(record: SplitFile, count: int, validating: int) -
     assert split.is_thin == (validating == 0)
 
 
+def test_cases_that_come_one_by_one_are_shared_out_alike(record: SplitFile) -> None:
+    counts = [len(record.assign(IDS[:count]).validation) for count in range(1, 17)]
+    assert counts == [count // 4 for count in range(1, 17)]
+
+
 def test_the_choice_depends_on_the_ids_alone(tmp_path: Path) -> None:
     split = SplitFile(tmp_path / "a.json").assign(IDS)
     assert SplitFile(tmp_path / "b.json").assign(reversed(IDS)) == split

@@ -29,8 +29,9 @@ BACKGROUND = "background"
 LEAST_INSIDE = 0.9
 # Headers are rounded: axes that drift less than this, in voxels over the whole image, are parallel.
 DRIFT_TOLERANCE = 0.01
-# Nearest-neighbour ties (labels of half the image's spacing) all fall to one side, whatever the last bit says.
-TIE = 1e-6
+# Ties (every second voxel, for labels of twice the image's spacing) all fall to one side. In voxels, and more than the
+# rounding of float32 headers far from the origin.
+TIE = 1e-3
 # Samples along each axis of a grid when only its extent matters.
 EXTENT_SAMPLES = 50
 
