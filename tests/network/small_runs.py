@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import nibabel
 import numpy as np
+import torch
 
 from lib.cases import Case
+from lib.distributed import Team
+from lib.finetuning import FinetuningPlan, finetune
 from lib.network.build import build_sam3d
+from lib.network.deltas import tuned_state
 from lib.network.sam3d import Sam3D
 from lib.network.weights import Card, save_weights
 from lib.settings import PRESETS, NetworkSettings, Settings
@@ -30,6 +37,31 @@ SMALL = NetworkSettings(
     has_click_maps=True,
 )
 SHAPE = (24, 24, 20)
+
+
+@dataclass(frozen=True)
+class BallSample:
+    patch: np.ndarray
+    target: np.ndarray
+
+
+def ball_stream(seed: int, start: int, count: int) -> Iterator[BallSample]:
+    """Patches (16, 16, 16) of noise with a bright ball, each decided by the seed and its number."""
+    for number in range(start, start + count):
+        rng = np.random.default_rng([seed, number])
+        centre, radius = rng.uniform(5, 10, 3), rng.uniform(2, 5)
+        where = np.stack(np.meshgrid(*[np.arange(16)] * 3, indexing="ij"), axis=-1)
+        target = np.linalg.norm(where - centre, axis=-1) < radius
+        patch = rng.normal(0, 0.2, target.shape) + 1.5 * target
+        yield BallSample(patch.astype(np.float32), target.astype(np.float32))
+
+
+def save_after_training(team: Team, plan: FinetuningPlan, path: Path) -> None:
+    """One member of a team trains; the first of them writes down what came out."""
+    network, losses = small_network(), []
+    finetune(network, partial(ball_stream, 0), plan, lambda epoch: losses.append(epoch.loss), team=team)
+    if team.is_leader:
+        torch.save({"losses": losses, "state": tuned_state(network)}, path)
 
 
 def small_network(seed: int = 0) -> Sam3D:

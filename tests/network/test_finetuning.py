@@ -1,0 +1,154 @@
+"""Fine-tuning: what moves and what does not, what is reproducible, and what memory and processes change: nothing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lib.distributed import Team, run_together
+from lib.errors import TrainingError
+from lib.finetuning import FinetuningPlan, finetune, plan_for
+from lib.network.deltas import tuned_names
+from lib.settings import TrainingSettings
+from lib.training import ClickPlan, backward_step, training_step
+from lib.training_loop import Epoch
+from small_runs import ball_stream, save_after_training, small_network
+
+PLAN = FinetuningPlan(epochs=6, steps_per_epoch=1, learning_rate=1e-3, clicks=ClickPlan(rounds=3, automatic_share=0.0))
+
+
+def losses_of(plan: FinetuningPlan, seed: int = 0) -> list[float]:
+    epochs: list[Epoch] = []
+    finetune(small_network(), partial(ball_stream, seed), plan, epochs.append)
+    return [epoch.loss for epoch in epochs]
+
+
+def test_frozen_tensors_keep_every_bit_and_every_tuned_one_moves() -> None:
+    network, before = small_network(), small_network().state_dict()
+    finetune(network, partial(ball_stream, 0), PLAN, lambda _: None)
+    tuned, after = set(tuned_names(network)), network.state_dict()
+    assert len(tuned) > 100
+    for name in before:
+        assert torch.equal(after[name], before[name]) is (name not in tuned), name
+    assert not any(parameter.requires_grad for parameter in network.parameters())
+
+
+def test_one_seed_and_one_set_of_cases_give_the_same_20_losses() -> None:
+    plan = replace(PLAN, epochs=20, batch_size=1)
+    first = losses_of(plan)
+    assert losses_of(plan) == first
+    assert len(set(first)) == 20
+    assert losses_of(replace(plan, epochs=2, seed=1))[0] != first[0]
+    assert losses_of(replace(plan, epochs=2), seed=1)[0] != first[0]
+
+
+def test_it_learns() -> None:
+    network = small_network()
+    epochs: list[Epoch] = []
+    plan = replace(PLAN, epochs=2, steps_per_epoch=25, learning_rate=5e-3, batch_size=1)
+    finetune(network, partial(ball_stream, 0), plan, epochs.append)
+    assert epochs[1].loss < 0.8 * epochs[0].loss
+    assert [epoch.number for epoch in epochs] == [1, 2]
+
+
+def sample_tensors() -> tuple[torch.Tensor, torch.Tensor]:
+    sample = next(iter(ball_stream(0, 3, 1)))
+    return torch.from_numpy(sample.patch)[None, None], torch.from_numpy(sample.target)[None, None]
+
+
+@pytest.mark.parametrize("is_checkpointed", [False, True])
+@pytest.mark.parametrize("automatic_share", [0.0, 1.0])
+def test_gradients_taken_round_by_round_are_those_of_the_whole_step(
+    is_checkpointed: bool, automatic_share: float
+) -> None:
+    plan = ClickPlan(rounds=3, automatic_share=automatic_share)
+    patch, target = sample_tensors()
+    whole, by_round = small_network(), small_network()
+    for network in (whole, by_round):
+        network.freeze_sam()
+    loss, logits = training_step(whole, patch, target, plan, np.random.default_rng(1))
+    (loss * 0.5).backward()
+    by_round.image_encoder.is_checkpointed = is_checkpointed
+    found, found_logits = backward_step(by_round, patch, target, plan, np.random.default_rng(1), share=0.5)
+    assert found == pytest.approx(float(loss.detach()), abs=1e-6)
+    torch.testing.assert_close(found_logits, logits)
+    gradients = {name: p.grad for name, p in whole.named_parameters() if p.grad is not None}
+    assert len(gradients) > 100
+    for name, parameter in by_round.named_parameters():
+        if name in gradients:
+            torch.testing.assert_close(parameter.grad, gradients[name], rtol=1e-4, atol=1e-6)
+        else:
+            assert parameter.grad is None, name
+
+
+def test_no_gradient_reaches_what_is_frozen_below_the_first_tuned_tensor() -> None:
+    network = small_network()
+    network.freeze_sam()
+    patch, target = sample_tensors()
+    backward_step(network, patch.requires_grad_(False), target, ClickPlan(), np.random.default_rng(0))
+    assert network.image_encoder.patch_embed.proj.weight.grad is None
+    assert network.image_encoder.slice_embed.weight.grad is not None
+
+
+def test_a_smaller_plan_keeps_less_and_at_last_there_is_none() -> None:
+    plan = FinetuningPlan(batch_size=2, clicks=ClickPlan(rounds=3))
+    less, how = plan.smaller() or pytest.fail("a plan without checkpoints can be smaller")
+    assert less == replace(plan, is_checkpointed=True)
+    assert "computing them twice" in how
+    least, _ = less.smaller() or pytest.fail("two patches are more than one")
+    assert (least.batch_size, least.clicks.rounds) == (1, 1)
+    assert least.smaller() is None
+
+
+def test_the_plan_of_the_settings() -> None:
+    plan = plan_for(TrainingSettings(max_epochs=3, learning_rate=None), "vit_b", torch.device("cpu"))
+    assert (plan.steps, plan.learning_rate, plan.is_checkpointed, plan.has_bfloat16) == (75, 4e-4, True, False)
+    tiny = plan_for(TrainingSettings(learning_rate=None), "tiny", torch.device("cpu"))
+    assert (tiny.learning_rate, tiny.is_checkpointed) == (2e-4, False)
+    assert plan_for(TrainingSettings(learning_rate=1e-5), "tiny", torch.device("cpu")).learning_rate == 1e-5
+
+
+def test_the_learning_rate_rises_and_falls_to_a_hundredth() -> None:
+    plan = FinetuningPlan(epochs=10, steps_per_epoch=11, learning_rate=1.0, warmup_steps=10)
+    assert plan.learning_rate_at(0) == pytest.approx(0.1)
+    assert plan.learning_rate_at(10) == pytest.approx(1.0)
+    assert plan.learning_rate_at(60) == pytest.approx(0.505)
+    assert plan.learning_rate_at(110) == pytest.approx(0.01)
+
+
+def test_a_loss_that_is_no_number_ends_the_run() -> None:
+    network = small_network()
+    network.mask_decoder.get_parameter(next(n for n, _ in network.mask_decoder.named_parameters())).data.fill_(torch.nan)
+    with pytest.raises(TrainingError, match="the loss is no longer a number at step 1: lower learning_rate"):
+        finetune(network, partial(ball_stream, 0), PLAN, lambda _: None)
+
+
+def test_more_processes_than_patches_are_refused() -> None:
+    with pytest.raises(TrainingError, match="train_batch_size is 2, fewer than the 3 processes that share it"):
+        finetune(small_network(), partial(ball_stream, 0), PLAN, lambda _: None, team=Team(3, 0))
+
+
+@pytest.mark.parametrize(("size", "count"), [(1, 5), (2, 5), (3, 3), (4, 9)])
+def test_the_shares_of_a_team_are_the_whole_in_order(size: int, count: int) -> None:
+    shares = [Team(size, rank).share(10, count) for rank in range(size)]
+    assert [number for share in shares for number in share] == list(range(10, 10 + count))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
+    plan = replace(PLAN, epochs=5, batch_size=4)
+    save_after_training(Team(), plan, tmp_path / "one")
+    run_together(2, "gloo", save_after_training, plan, tmp_path / "two")
+    one, two = (torch.load(tmp_path / name, weights_only=True) for name in ("one", "two"))
+    assert len(one["losses"]) == 5
+    np.testing.assert_allclose(one["losses"], two["losses"], rtol=0, atol=1e-5)
+    for name, tensor in one["state"].items():
+        torch.testing.assert_close(two["state"][name], tensor, rtol=0, atol=1e-4, msg=name)
+
+
