@@ -239,10 +239,12 @@ def test_baselines_look_at_a_box_round_the_clicks_and_average_fine_voxels():
     assert np.flatnonzero(mask.any(axis=(1, 2))).tolist() == list(range(150 - 86, 150 + 86))
 
 
-def test_baselines_of_a_flat_volume_are_the_clicks_or_all_of_it():
-    flat = make_volume(np.zeros((5, 5, 5), np.int16), np.eye(4))
-    assert np.argwhere(random_walk(flat, [(2, 2, 2)], [])).tolist() == [[2, 2, 2]]
-    assert region_growing(flat, [(2, 2, 2)], []).all()
+def test_baselines_of_a_flat_volume_go_by_the_clicks_alone():
+    flat = make_volume(np.zeros((9, 9, 9), np.int16), np.eye(4))
+    walked = random_walk(flat, [(4, 4, 4)], [(6, 4, 4)])
+    assert walked.sum() == 5**3 - 1
+    assert walked[2:6, 2:7, 2:7].all()
+    assert region_growing(flat, [(4, 4, 4)], []).all()
 
 
 def random_predictor(**settings):

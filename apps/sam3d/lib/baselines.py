@@ -19,7 +19,7 @@ Baseline = Callable[[Volume, Sequence[Index], Sequence[Index]], Mask]
 
 REACH_MM = 64.0  # how far beyond the clicks is looked
 WORKING_MM = 1.5  # finer voxels are averaged up to about this size
-SEED_VOXELS = 2  # voxels on each side of a click that tell what the object looks like
+SEED_VOXELS = 2  # so many on each side of a click are taken to be as the click is
 WIDEST_TOLERANCE = 3.0  # in standard deviations of those voxels
 NARROWING, ATTEMPTS = 0.7, 12
 
@@ -49,9 +49,10 @@ def random_walk(volume: Volume, foreground: Sequence[Index], background: Sequenc
     for axis, length in enumerate(labels.shape):
         if length > 2:
             labels.swapaxes(0, axis)[[0, -1]] = 2
-    for clicks, value in ((background, 2), (foreground, 1)):
-        for click in view.coarse(clicks):
-            labels[click] = value
+    seeds = [(click, value) for clicks, value in ((background, 2), (foreground, 1)) for click in view.coarse(clicks)]
+    for voxels in (SEED_VOXELS, 0):  # around the clicks, then the clicks themselves, which no other one overrules
+        for seed, value in seeds:
+            labels[_around(seed, voxels)] = value
     if np.ptp(view.values) > 0 and (labels == 2).any():  # else there is nothing to go by
         with warnings.catch_warnings():
             # The solver's tolerance may take probabilities a little past 0 and 1; only the larger one counts.
@@ -111,7 +112,10 @@ def _averaged(values: NDArray[np.float64], factors: Sequence[int]) -> NDArray[np
 
 def _spread(values: NDArray[np.float64], seeds: Sequence[Index]) -> float:
     """Standard deviation of the values around the seeds."""
-    near = [
-        values[tuple(slice(max(0, at - SEED_VOXELS), at + SEED_VOXELS + 1) for at in seed)].ravel() for seed in seeds
-    ]
-    return float(np.concatenate(near).std())
+    return float(np.concatenate([values[_around(seed, SEED_VOXELS)].ravel() for seed in seeds]).std())
+
+
+def _around(seed: Index, voxels: int) -> Box:
+    """A box of so many voxels on each side of one, cut off at the low border (slices end at the high one anyway)."""
+    i, j, k = (slice(max(0, at - voxels), at + voxels + 1) for at in seed)
+    return i, j, k
