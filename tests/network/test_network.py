@@ -191,7 +191,9 @@ def test_channel_norm_is_over_channels():
     torch.testing.assert_close(normed.var(dim=1, correction=0), torch.ones(2, 3, 3, 3), atol=1e-3, rtol=0)
 
 
-@pytest.mark.parametrize("settings", [SMALL, PUBLISHED_SMALL], ids=["with click maps", "as published"])
+@pytest.mark.parametrize(
+    "settings", [replace(SMALL, refinement_layers=2), PUBLISHED_SMALL], ids=["with click maps", "as published"]
+)
 def test_the_split_fusion_equals_the_plain_concatenation(settings):
     network = small_network(seed=2, settings=settings)
     decoder = network.mask_decoder
@@ -202,12 +204,19 @@ def test_the_split_fusion_equals_the_plain_concatenation(settings):
         image = F.avg_pool3d(patch.permute(0, 1, 3, 4, 2), 2)
         prompted = network.prompt_encoder(features[3], F.avg_pool3d(image, 2), points, labels)
         heads = [decoder.mlahead.head2, decoder.mlahead.head3, decoder.mlahead.head4, decoder.mlahead.head5]
-        parts = [upsample(head(x)) for head, x in zip(heads, [*features[:3], prompted], strict=True)]
-        maps = [click_maps(image, points, labels, stride=2)] if settings.has_click_maps else []
-        plain = upsample(decoder.cls(torch.cat([*parts, image, *maps], dim=1))).permute(0, 1, 4, 2, 3)
+        parts = [upsample(head(x)) for head, x in zip(heads, [*features[:3], prompted], strict=True)] + [image]
+        if settings.has_click_maps:
+            maps = click_maps(image, points, labels, stride=2)
+            fused = decoder.cls[:3](torch.cat([*parts, maps], dim=1))
+            first, second = decoder.refinement
+            fused = fused + first(fused)
+            fused = fused + second(fused)
+            plain = decoder.cls[3](fused) + decoder.click_logits(maps)
+        else:
+            plain = decoder.cls(torch.cat(parts, dim=1))
         logits = network(patch, points, labels)
     assert logits.shape == (1, 2, 32, 32, 32)
-    torch.testing.assert_close(logits, plain, atol=1e-4, rtol=0)
+    torch.testing.assert_close(logits, upsample(plain).permute(0, 1, 4, 2, 3), atol=1e-4, rtol=0)
 
 
 def test_a_click_samples_the_feature_at_its_own_place():

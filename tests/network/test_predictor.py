@@ -123,8 +123,10 @@ def count_broken(predictor, requests_each, cases, pool_size=14):
 
 def test_the_click_contract_holds_for_random_weights():
     asked = broken = corrected = 0
-    for seed in range(2):
-        predictor = predictor_of(small_network(seed, SMALLER), settings_with(max_patches=3), spacing_mm=1.5)
+    # Patches of 24 mm, many to a volume; and of 40 mm, which hold most clicks of a request.
+    for seed, (spacing_mm, max_patches) in enumerate([(1.5, 2), (2.5, 3)]):
+        settings = settings_with(max_patches=max_patches)
+        predictor = predictor_of(small_network(seed, SMALLER), settings, spacing_mm=spacing_mm)
         results = count_broken(predictor, requests_each=37, cases=volumes())
         asked, broken, corrected = (a + b for a, b in zip((asked, broken, corrected), results, strict=True))
     print(f"click contract: {asked} requests, {broken} broken (random weights, {corrected} clicks corrected)")
@@ -225,7 +227,7 @@ def test_embeddings_are_bounded_by_bytes():
 def test_all_48_orientations_have_one_answer():
     """The same tissue at the same place in space, stored with its axes in any order and direction."""
     volume = noisy((26, 22, 30), (1.0, 1.3, 0.9))
-    predictor = predictor_of(small_network(6, SMALLER), settings_with(max_patches=3))
+    predictor = predictor_of(small_network(6, SMALLER), settings_with(max_patches=2))
     clicks = {"lesion": [[13, 10, 14], [20, 5, 25]], "organ": [[3, 18, 4]], "background": [[15, 12, 20]]}
     expected = ask(predictor, volume, **clicks).label_map
     assert set(np.unique(expected)) == {0, 1, 2}
@@ -352,6 +354,10 @@ def test_a_patch_without_clicks_is_told_what_to_follow_and_the_rest_what_was_cli
     assert first_labels == [1, 0]
     assert second_labels == [1, 1]
     assert all(10 <= d < 22 and 10 <= h < 22 and 0 <= w < 12 for d, h, w in second)
+
+    network.points.clear()
+    ask(predictor_of(network), volume, lesion=[[20, 20, 20], [30, 20, 20]])
+    assert network.points[1] == ([[16, 16, 6]], [1])  # a click of the user's own in both, and nothing made up
 
     network.points.clear()
     ask(predictor_of(network, has_background_clicks=False), volume, lesion=[[20, 20, 20]], background=[[20, 30, 20]])
