@@ -1,0 +1,264 @@
+"""Whole runs on small networks: good labels are learned and served, poisoned ones are not, accidents change nothing."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lib import finetuning
+from lib.errors import TrainingError
+from lib.finetuning import FinetuningPlan, finetune
+from lib.gate import Decision
+from lib.network.deltas import tuned_state
+from lib.network.weights import save_weights
+from lib.progress import DONE, FAILED, ProgressFile
+from lib.retraining import open_cases, retrain, validation_patches
+from lib.settings import Settings
+from lib.splits import SplitFile
+from lib.training import ClickPlan
+from lib.versions import BASE, VersionStore, open_served, versions_folder
+from small_runs import ball, ball_cases, small_card, small_network, small_settings, write_case
+
+
+def publish_all(monkeypatch: pytest.MonkeyPatch, is_better: bool = True) -> None:
+    """A gate that looks at nothing: two steps make no network better."""
+    monkeypatch.setattr("lib.retraining.decide", lambda *_, **__: Decision(is_better, "decided by the test"))
+
+
+def files_below(folder: Path) -> set[str]:
+    return {path.name for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_run_publishes_and_the_next_one_goes_on_from_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish_all(monkeypatch)
+    settings, cases = small_settings(tmp_path), ball_cases(tmp_path / "studies", 5)
+    result = retrain(settings, cases)
+    assert (result.version, result.is_published) == ("v1", True)
+    assert len(result.training) == 4
+    assert len(result.validation) == 1
+    assert len(result.losses) == 2
+    assert np.isfinite([*result.losses, result.score_before, result.score_after]).all()
+    served = open_served(settings)
+    assert (served.name, served.card.version, served.card.is_trained) == ("v1", "small+v1", True)
+    gate = served.card.figures["gate"]
+    assert (gate["is_published"], gate["reason"]) == (True, "decided by the test")
+    assert gate["after"]["mean"] == pytest.approx(result.score_after, abs=1e-4)
+    assert [len(row["dices"]) for row in gate["after"]["clicks"]] == [5]
+    progress = ProgressFile(settings.model_folder).read()
+    assert (progress.state, progress.epoch, progress.epochs) == (DONE, 2, 2)
+    assert set(progress.scores) == {BASE, "v1"}
+
+    before = tuned_state(served.network)
+    again = retrain(settings, cases)
+    assert again.validation == result.validation
+    assert again.score_before == pytest.approx(result.score_after)
+    assert open_served(settings).name == "v2"
+    moved = [not torch.equal(before[n], t) for n, t in tuned_state(open_served(settings).network).items()]
+    assert any(moved)
+
+
+def test_the_same_seed_and_cases_give_the_same_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish_all(monkeypatch)
+    cases = ball_cases(tmp_path / "studies", 2)
+    states = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        settings = small_settings(tmp_path / name)
+        assert "the evidence is thin" not in retrain(settings, cases).sentence  # said by the gate, which is not asked
+        states.append(tuned_state(open_served(settings).network))
+    assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
+
+
+def test_what_is_not_better_is_kept_as_a_candidate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish_all(monkeypatch, is_better=False)
+    settings = small_settings(tmp_path)
+    result = retrain(settings, ball_cases(tmp_path / "studies", 4))
+    assert (result.version, result.is_published) == ("v1", False)
+    served = open_served(settings)
+    assert served.name == BASE
+    assert list(served.store.candidates()) == ["v1"]
+    assert ProgressFile(settings.model_folder).read().sentence == "v1 decided by the test"
+
+
+def test_what_is_measured_is_what_is_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish_all(monkeypatch)
+    settings, cases = small_settings(tmp_path, store_half="true"), ball_cases(tmp_path / "studies", 4)
+    first = retrain(settings, cases)
+    assert retrain(settings, cases).score_before == first.score_after
+
+
+def test_too_few_cases_are_measured_where_they_were_trained_and_it_is_said(tmp_path: Path) -> None:
+    settings = small_settings(tmp_path)
+    result = retrain(settings, ball_cases(tmp_path / "studies", 1))
+    assert result.validation == ()
+    assert result.sentence.endswith("the evidence is thin, for no case could be kept aside")
+
+
+def test_cases_that_cannot_be_used_are_named_and_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish_all(monkeypatch)
+    cases = ball_cases(tmp_path / "studies", 5)
+    cases[1].image.unlink()
+    cases[2].label.write_bytes(b"no label")
+    full = write_case(tmp_path / "studies", "inverted", ball((10, 10, 10)), ~ball((10, 10, 10)))
+    result = retrain(small_settings(tmp_path), [*cases, full])
+    assert set(result.skipped) == {"case_1", "case_2", "inverted"}
+    assert result.skipped["inverted"].startswith(
+        "lesion fills 98% of the image, as if it were inverted; correct it, or"
+    )
+    assert {*result.training, *result.validation} == {"case_0", "case_3", "case_4"}
+
+
+def test_nothing_to_train_on_is_a_sentence(tmp_path: Path) -> None:
+    settings = small_settings(tmp_path)
+    with pytest.raises(TrainingError, match="there is no case to train on: annotate an image and submit its label"):
+        retrain(settings, [])
+    progress = ProgressFile(settings.model_folder).read()
+    assert progress.state == FAILED
+    assert progress.sentence.startswith("failed, nothing was changed: there is no case to train on")
+
+
+def test_cases_kept_aside_are_never_trained_on(tmp_path: Path) -> None:
+    settings, cases = small_settings(tmp_path), ball_cases(tmp_path / "studies", 4)
+    split = SplitFile(settings.model_folder / "splits.json").assign([case.id for case in cases])
+    kept_aside = [case for case in cases if case.id in split.validation]
+    with pytest.raises(TrainingError, match="all 1 usable cases are kept aside to validate on: annotate at least one"):
+        retrain(settings, kept_aside)
+
+
+def test_validation_patches_are_the_same_ones_and_of_every_label(tmp_path: Path) -> None:
+    settings, cases = small_settings(tmp_path), ball_cases(tmp_path / "studies", 3)
+    first, second = (validation_patches(open_cases(settings, cases, small_card(), augmented=False)) for _ in range(2))
+    assert [(p.case, p.label) for p in first] == [(f"case_{n}", "lesion") for n in range(3)] * 3
+    for one, two in zip(first, second, strict=True):
+        assert np.array_equal(one.patch, two.patch)
+        assert one.target.any()
+
+
+def out_of_memory_once(monkeypatch: pytest.MonkeyPatch, error: Exception, times: int = 1) -> list[bool]:
+    """Make the first steps run out of memory; returns, as it grows, whether blocks were checkpointed at each step."""
+    seen: list[bool] = []
+    real = finetuning.backward_step
+
+    def step(network, *arguments, **options):
+        seen.append(network.image_encoder.is_checkpointed)
+        if len(seen) <= times:
+            raise error
+        return real(network, *arguments, **options)
+
+    monkeypatch.setattr(finetuning, "backward_step", step)
+    return seen
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        MemoryError("no memory"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_run_that_is_out_of_memory_begins_again_with_less(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    seen = out_of_memory_once(monkeypatch, error)
+    result = retrain(small_settings(tmp_path), ball_cases(tmp_path / "studies", 2))
+    assert seen == [False] + [True] * 8
+    assert len(result.losses) == 2
+    assert "so the run began again with less of it, keeping only the inputs of the blocks" in result.notes[0]
+
+
+def test_a_run_that_is_out_of_memory_twice_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out_of_memory_once(monkeypatch, torch.OutOfMemoryError("CUDA out of memory"), times=2)
+    settings = small_settings(tmp_path)
+    with pytest.raises(TrainingError, match="memory ran out, twice: use a smaller variant"):
+        retrain(settings, ball_cases(tmp_path / "studies", 2))
+    assert open_served(settings).name == BASE
+
+
+def test_a_full_disk_is_a_sentence_and_the_next_run_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings, cases = small_settings(tmp_path), ball_cases(tmp_path / "studies", 2)
+    publish_all(monkeypatch)
+    real = VersionStore.publish
+
+    def full(self: VersionStore, *arguments, **options) -> str:
+        (self.folder / f".v1.safetensors.{'0' * 32}").write_bytes(b"what a kill leaves")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(VersionStore, "publish", full)
+    with pytest.raises(TrainingError, match=r"the disk is full \(No space left on device\): make room where the model"):
+        retrain(settings, cases)
+    assert open_served(settings).name == BASE
+    assert "the disk is full" in ProgressFile(settings.model_folder).read().sentence
+    monkeypatch.setattr(VersionStore, "publish", real)
+    assert retrain(settings, cases).version == "v1"
+    assert not [name for name in files_below(versions_folder(settings)) if name.startswith(".v1")]
+
+
+def test_the_log_shows_a_bar_per_epoch(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="lib.retraining"):
+        retrain(small_settings(tmp_path), ball_cases(tmp_path / "studies", 2))
+    lines = [line for line in caplog.messages if line.startswith("epoch")]
+    assert [line.split(" loss")[0] for line in lines] == [
+        "epoch   1 of 2 [##########----------]",
+        "epoch   2 of 2 [####################]",
+    ]
+
+
+@pytest.fixture(scope="module")
+def knowing(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights that know what a bright ball is."""
+    folder = tmp_path_factory.mktemp("knowing")
+    settings = small_settings(folder)
+    store = open_cases(settings, ball_cases(folder / "studies", 6), small_card(sha256="e" * 64), augmented=True)
+    network = small_network()
+    plan = FinetuningPlan(epochs=1, steps_per_epoch=120, learning_rate=5e-3, clicks=ClickPlan(rounds=2))
+    finetune(network, partial(store.samples, 0), plan, lambda _: None)
+    path = folder / "knowing.safetensors"
+    save_weights(network, small_card(version="knowing"), path)
+    return path
+
+
+TRUTHS = [ball(tuple(np.random.default_rng([3, number]).uniform(7, 13, 3))) for number in range(8)]
+LABELS = {
+    "true": TRUTHS,
+    "shuffled": TRUTHS[3:] + TRUTHS[:3],
+    "inverted": [~truth for truth in TRUTHS],
+    "empty": [truth & False for truth in TRUTHS],
+}
+
+
+def outcome(kind: str, base: Path, folder: Path) -> tuple[str, Settings]:
+    cases = [write_case(folder, f"c{n}", t, LABELS[kind][n], seed=50 + n) for n, t in enumerate(TRUTHS)]
+    run = {"max_epochs": "4", "steps_per_epoch": "15", "learning_rate": "0.005"}
+    settings = small_settings(folder, checkpoint=str(base), **run)
+    try:
+        return retrain(settings, cases).sentence, settings
+    except TrainingError as refusal:
+        return str(refusal), settings
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        ("true", "v1 published: mean Dice over clicks 1 to 5 0."),
+        ("shuffled", "so the labels seem to belong to other images"),
+        ("inverted", "c0: lesion fills 98% of the image, as if it were inverted"),
+        ("empty", "c0: c0_label.nii.gz holds no voxel of lesion"),
+    ],
+)
+def test_good_labels_are_served_and_poisoned_ones_are_not(kind: str, says: str, knowing: Path, tmp_path: Path) -> None:
+    sentence, settings = outcome(kind, knowing, tmp_path)
+    print(kind, sentence)
+    assert says in sentence
+    assert open_served(settings).name == ("v1" if kind == "true" else BASE)
