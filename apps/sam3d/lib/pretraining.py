@@ -33,14 +33,14 @@ logger = logging.getLogger(__name__)
 class PretrainingPlan:
     """Everything that decides the outcome: the same plan gives the same weights on the same machine."""
 
-    steps: int = 4000
-    batch_size: int = 2
+    steps: int = 3000
+    batch_size: int = 1
     learning_rate: float = 1e-3
     warmup_steps: int = 100
     weight_decay: float = 0.01
     max_gradient_norm: float = 1.0
-    average_decay: float = 0.995
-    stretch: int = 100
+    average_decay: float = 0.998
+    stretch: int = 50
     seed: int = 0
     has_bfloat16: bool = True
     clicks: ClickPlan = field(default_factory=ClickPlan)

@@ -1,9 +1,9 @@
 """Where the clicks are, as maps the decoder can read.
 
-The published decoder knows a click only by the features found there. Networks of our own also get, at each grid voxel,
-how near the nearest foreground and background clicks are, in a straight line and along tissue like the clicked one
-(geodesic maps as in DeepIGeoS, Wang et al. 2018), and how different the image is from the clicked tissue.
-See docs/decisions/0002-click-maps.md.
+The published decoder knows a click only by the features found there. Networks of our own also get, at each grid voxel
+and for foreground and background each: how near the closest click is, in a straight line and along tissue like the
+clicked one (geodesic maps as in DeepIGeoS, Wang et al. 2018); and whether the voxel belongs to the region that this
+tissue fills before the path to the next voxels becomes suddenly longer. See docs/decisions/0002-click-maps.md.
 """
 
 from __future__ import annotations
@@ -12,14 +12,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-# Decay lengths, in patch voxels, of the nearness maps: about the click, and about its neighbourhood.
-STRAIGHT_REACHES = (3.0, 12.0)
-GEODESIC_REACHES = (8.0, 40.0)
-COUNT = 2 * (len(STRAIGHT_REACHES) + len(GEODESIC_REACHES)) + 1
-# A step between tissues that differ by one standard deviation costs this many steps within one.
-TISSUE_COST = 6.0
-# Beyond this many standard deviations "different tissue" needs no more telling.
-MAX_CONTRAST = 3.0
+# Decay lengths, in patch voxels, of the straight nearness maps: about the click, and about its neighbourhood.
+REACHES = (3.0, 12.0)
+COUNT = 2 * (len(REACHES) + 2) + 1
+# Tissue like the clicked one: within so many patch voxels of the click its deviation is measured, never less than that.
+TISSUE_RADIUS, LEAST_DEVIATION = 6.0, 0.05
+# The length of a step in clicked tissue, and how much of a step's cost the single voxel has beside its neighbourhood.
+STEP, VOXEL_SHARE = 0.1, 0.3
+# A region ends where this much more of the grid costs most, relative to the way so far (plus a few steps).
+GROWTH, HEAD_START = 1.15, 2.0
+SMALLEST_REGION = 6
+# Scales that bring the maps to the order of one.
+LENGTH_SCALE, MAX_CONTRAST = 8.0, 4.0
 
 
 def click_maps(image: Tensor, point_coords: Tensor, point_labels: Tensor, stride: int) -> Tensor:
@@ -34,47 +38,74 @@ def click_maps(image: Tensor, point_coords: Tensor, point_labels: Tensor, stride
         return image.new_zeros(batch, COUNT, *grid)
     # Distances need single precision, whatever the rest of the network runs in.
     with torch.autocast(image.device.type, enabled=False):
-        smooth = F.avg_pool3d(image.float(), 3, stride=1, padding=1, count_include_pad=False)
-        points = point_coords.float()[..., [1, 2, 0]]  # (d, h, w) to the network's (h, w, d)
-        cells = [torch.arange(n, device=image.device) * stride + (stride - 1) / 2 for n in grid]
-        centres = torch.stack(torch.meshgrid(*cells, indexing="ij"), dim=-1).reshape(1, -1, 3)
-        distance = torch.cdist(centres.expand(batch, -1, -1), points)
-        clicked = _values_at(smooth, points, stride)
+        image = image.float()
+        distance = _distances(point_coords, grid, stride)
         maps = []
         for label in (1, 0):
             nearest, which = distance.masked_fill((point_labels != label)[:, None], torch.inf).min(dim=-1)
+            contrast, cost = _unlikeness(image, distance, which, stride)
             has_click = nearest.isfinite()
-            contrast = ((smooth.flatten(1) - clicked.gather(1, which)) * has_click).clamp(-MAX_CONTRAST, MAX_CONTRAST)
-            along = _geodesic(nearest.reshape(batch, *grid), contrast.abs().reshape(batch, *grid), stride).flatten(1)
-            maps += [torch.exp(-nearest / reach) for reach in STRAIGHT_REACHES]
-            maps += [torch.exp(-along / reach) for reach in GEODESIC_REACHES]
+            length = _geodesic(nearest.reshape(batch, *grid), cost.reshape(batch, *grid), stride).flatten(1)
+            maps += [torch.exp(-nearest / reach) for reach in REACHES]
+            maps += [(length.log1p() / LENGTH_SCALE).clamp(max=1), _region(length)]
             if label == 1:
-                maps.append(contrast)
-        return torch.stack(maps, dim=1).reshape(batch, COUNT, *grid).to(image.dtype)
+                maps.append(contrast * has_click)
+        return torch.stack(maps, dim=1).reshape(batch, COUNT, *grid)
 
 
-def _values_at(image: Tensor, points: Tensor, stride: int) -> Tensor:
-    """The image (B, 1, h, w, d) at points (B, N, 3), in patch voxels (h, w, d); (B, N)."""
-    side = image.shape[-1] * stride
-    grid = ((points + 0.5) * 2 / side - 1)[:, None, None, :, [2, 1, 0]]  # grid_sample wants the last axis first
-    return F.grid_sample(image, grid, padding_mode="border", align_corners=False)[:, 0, 0, 0]
+def _distances(point_coords: Tensor, grid: list[int], stride: int) -> Tensor:
+    """Straight distances (B, cells, N) from the cells of a grid to the points, in patch voxels."""
+    points = point_coords.float()[..., [1, 2, 0]]  # (d, h, w) to the network's (h, w, d)
+    cells = [torch.arange(n, device=points.device) * stride + (stride - 1) / 2 for n in grid]
+    centres = torch.stack(torch.meshgrid(*cells, indexing="ij"), dim=-1).reshape(1, -1, 3)
+    return torch.cdist(centres.expand(len(points), -1, -1), points)
 
 
-def _geodesic(nearest: Tensor, contrast: Tensor, stride: int) -> Tensor:
-    """Length of the cheapest path to a click, in patch voxels, where unlike tissue is longer; (B, h, w, d).
+def _unlikeness(image: Tensor, distance: Tensor, which: Tensor, stride: int) -> tuple[Tensor, Tensor]:
+    """How each cell differs from the tissue at its closest click: signed, in deviations of that tissue, and as the cost
+    of a step into it; both (B, cells). `which` (B, cells) names the closest click."""
+    smooth = F.avg_pool3d(image, 3, stride=1, padding=1, count_include_pad=False)
+    squares = []
+    for values in (smooth.flatten(1), image.flatten(1)):
+        # The click's own cell counts fully, cells up to a radius away for the deviation only.
+        own = values.gather(1, distance.argmin(dim=1))
+        near = (distance < max(TISSUE_RADIUS, 1.5 * stride)).float()
+        mean = torch.einsum("bv,bvn->bn", values, near) / near.sum(dim=1).clamp(min=1)
+        square = torch.einsum("bv,bvn->bn", values.square(), near) / near.sum(dim=1).clamp(min=1)
+        deviation = (square - mean.square()).clamp(min=0).sqrt() + LEAST_DEVIATION
+        squares.append((values - own.gather(1, which)) / deviation.gather(1, which))
+    cost = STEP + squares[0].square() + VOXEL_SHARE * squares[1].square()
+    return squares[0].clamp(-MAX_CONTRAST, MAX_CONTRAST) / MAX_CONTRAST, cost
 
-    nearest (B, h, w, d) is the straight distance to the closest click, contrast the difference from its tissue. Steps
-    go along the axes; as many are taken as a side has cells, so a path that winds more stays unknown (infinite).
+
+def _geodesic(nearest: Tensor, cost: Tensor, stride: int) -> Tensor:
+    """Length of the cheapest path to a click, (B, h, w, d), where a step into a cell takes its cost (B, h, w, d).
+
+    nearest (B, h, w, d) is the straight distance to the closest click. Steps go along the axes; a few more are taken
+    than a side has cells, so a path that winds more stays unknown (infinite).
     """
-    cost = stride * (1 + TISSUE_COST * contrast)
-    length = torch.where(nearest < stride, nearest, torch.inf)
-    # A click beside the grid, or between its cells, still has a closest cell to start from.
+    # A click between cells, or beside the grid, still has a closest cell to start from.
     closest = nearest.flatten(1).amin(dim=1)[:, None, None, None]
-    length = torch.where((nearest == closest) & nearest.isfinite(), nearest, length)
-    for _ in range(nearest.shape[-1]):
+    starts = ((nearest < 1.5 * stride) | (nearest == closest)) & nearest.isfinite()
+    length = torch.where(starts, 0.0, torch.inf)
+    for _ in range(nearest.shape[-1] * 5 // 4):
         padded = F.pad(length, (1, 1, 1, 1, 1, 1), value=torch.inf)
         step = torch.minimum(padded[:, 2:, 1:-1, 1:-1], padded[:, :-2, 1:-1, 1:-1])
         step = torch.minimum(step, torch.minimum(padded[:, 1:-1, 2:, 1:-1], padded[:, 1:-1, :-2, 1:-1]))
         step = torch.minimum(step, torch.minimum(padded[:, 1:-1, 1:-1, 2:], padded[:, 1:-1, 1:-1, :-2]))
-        length = torch.minimum(length, step + cost)
+        length = torch.minimum(length, step + stride * cost)
     return length
+
+
+def _region(length: Tensor) -> Tensor:
+    """Inside (to 1) or outside (to -1) of the region that ends where the path lengths (B, cells) rise most suddenly."""
+    ordered = length.sort(dim=1).values
+    count = length.shape[1]
+    sizes = torch.logspace(0, 1, 120, base=count * 0.6 / GROWTH / SMALLEST_REGION, device=length.device)
+    sizes = (sizes * SMALLEST_REGION).long().clamp(max=count - 1)
+    grown = (sizes * GROWTH).long().clamp(max=count - 1)
+    here, there = ordered[:, sizes], ordered[:, grown]
+    rise = ((there - here) / (here + HEAD_START)).nan_to_num(nan=-1.0, posinf=-1.0)
+    end = here.gather(1, rise.argmax(dim=1, keepdim=True))
+    inside = ((end + 0.5).log() - (length + 0.5).log()).clamp(-2, 2) / 2
+    return inside.nan_to_num(nan=-1.0)
