@@ -17,7 +17,7 @@ from serving import REQUEST_LIMIT_S, Server
 
 pytestmark = [pytest.mark.app, pytest.mark.slow]
 
-RUN_LIMIT_S = 300.0
+RUN_LIMIT_S = 600.0
 CLICK = {"lesion": [[10, 10, 10]], "background": []}
 
 

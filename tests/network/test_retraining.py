@@ -228,10 +228,12 @@ def knowing(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-TRUTHS = [ball(tuple(np.random.default_rng([3, number]).uniform(7, 13, 3))) for number in range(8)]
+# Two balls next to each other in the list have little in common, so that a shuffled label is a wrong one.
+CORNERS = [(7, 7, 7), (16, 16, 12), (7, 16, 12), (16, 7, 7), (7, 7, 12), (16, 16, 7), (7, 16, 7), (16, 7, 12)]
+TRUTHS = [ball(corner) for corner in CORNERS]
 LABELS = {
     "true": TRUTHS,
-    "shuffled": TRUTHS[3:] + TRUTHS[:3],
+    "shuffled": TRUTHS[1:] + TRUTHS[:1],
     "inverted": [~truth for truth in TRUTHS],
     "empty": [truth & False for truth in TRUTHS],
 }
