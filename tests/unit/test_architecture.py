@@ -9,7 +9,7 @@ import pytest
 APP = Path(__file__).parents[2] / "apps" / "sam3d"
 
 # From the ground up; a module may import its own floor and those below. A core module that is not named is a verb.
-GROUND = ("lib.errors", "lib.settings", "lib.boxes")
+GROUND = ("lib.errors", "lib.settings", "lib.boxes", "lib.cache")
 NOUNS = (
     *("lib.geometry", "lib.image_files", "lib.dicom_series", "lib.volumes", "lib.preprocess"),
     *("lib.prompts", "lib.clicks", "lib.contract", "lib.metrics", "lib.network", "lib.synthesis"),

@@ -338,7 +338,7 @@ def _device(key: str, text: str) -> str:
 
 def _path(key: str, text: str) -> Path:
     if not text:
-        raise SettingsError(f"{key} is empty: give its path, or leave {key} away")
+        raise SettingsError(f"{key} is empty: give the path, or leave {key} away")
     return Path(text).expanduser().absolute()
 
 
@@ -361,7 +361,7 @@ CONF_KEYS: Mapping[str, ConfKey] = {
     "embedding_cache_mib": ConfKey(_whole(0, 1_000_000), "memory for patches already encoded"),
     "model_folder": ConfKey(_path, "where trained versions are kept; model, beside main.py, unless named"),
     "max_epochs": ConfKey(_whole(1, 10_000), "epochs of a training run"),
-    "steps_per_epoch": ConfKey(_whole(1, 10_000), "steps of an epoch"),
+    "steps_per_epoch": ConfKey(_whole(1, 10_000), "optimiser steps of an epoch"),
     "train_batch_size": ConfKey(_whole(1, 256), "patches that one step learns from"),
     "learning_rate": ConfKey(_number(low=1e-8, high=1.0), "largest step size; chosen by variant unless named"),
     "click_rounds": ConfKey(_whole(1, 20), "simulated clicks on each training patch"),
