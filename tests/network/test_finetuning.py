@@ -86,6 +86,18 @@ def test_gradients_taken_round_by_round_are_those_of_the_whole_step(
             assert parameter.grad is None, name
 
 
+def test_half_as_many_bits_give_nearly_the_same_gradients() -> None:
+    patch, target = sample_tensors()
+    exact, rough = small_network(), small_network()
+    for network, is_rough in ((exact, False), (rough, True)):
+        network.freeze_sam()
+        backward_step(network, patch, target, ClickPlan(rounds=1), np.random.default_rng(1), has_bfloat16=is_rough)
+    name = "mask_decoder.cls.0.weight"
+    first, second = (network.get_parameter(name).grad.flatten() for network in (exact, rough))
+    assert not torch.equal(first, second)
+    assert torch.nn.functional.cosine_similarity(first, second, dim=0) > 0.99
+
+
 def test_no_gradient_reaches_what_is_frozen_below_the_first_tuned_tensor() -> None:
     network = small_network()
     network.freeze_sam()
@@ -106,8 +118,8 @@ def test_a_smaller_plan_keeps_less_and_at_last_there_is_none() -> None:
 
 
 def test_the_plan_of_the_settings() -> None:
-    plan = plan_for(TrainingSettings(max_epochs=3, learning_rate=None), "vit_b", torch.device("cpu"))
-    assert (plan.steps, plan.learning_rate, plan.is_checkpointed, plan.has_bfloat16) == (75, 4e-4, True, False)
+    plan = plan_for(TrainingSettings(max_epochs=3, steps_per_epoch=25), "vit_b", torch.device("cpu"))
+    assert (plan.steps, plan.learning_rate, plan.is_checkpointed) == (75, 4e-4, True)
     tiny = plan_for(TrainingSettings(learning_rate=None), "tiny", torch.device("cpu"))
     assert (tiny.learning_rate, tiny.is_checkpointed) == (2e-4, False)
     assert plan_for(TrainingSettings(learning_rate=1e-5), "tiny", torch.device("cpu")).learning_rate == 1e-5
@@ -123,7 +135,9 @@ def test_the_learning_rate_rises_and_falls_to_a_hundredth() -> None:
 
 def test_a_loss_that_is_no_number_ends_the_run() -> None:
     network = small_network()
-    network.mask_decoder.get_parameter(next(n for n, _ in network.mask_decoder.named_parameters())).data.fill_(torch.nan)
+    network.mask_decoder.get_parameter(next(n for n, _ in network.mask_decoder.named_parameters())).data.fill_(
+        torch.nan
+    )
     with pytest.raises(TrainingError, match="the loss is no longer a number at step 1: lower learning_rate"):
         finetune(network, partial(ball_stream, 0), PLAN, lambda _: None)
 
@@ -150,5 +164,3 @@ def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
     np.testing.assert_allclose(one["losses"], two["losses"], rtol=0, atol=1e-5)
     for name, tensor in one["state"].items():
         torch.testing.assert_close(two["state"][name], tensor, rtol=0, atol=1e-4, msg=name)
-
-
