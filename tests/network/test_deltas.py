@@ -56,7 +56,9 @@ def test_another_parent_is_refused_and_nothing_changes(delta: Path) -> None:
     network = small_network(2)
     before = tuned_state(network)
     other = replace(PARENT, sha256="b" * 64, version="other")
-    with pytest.raises(WeightsError, match="was trained on weights aaaaaaaaaaaa, not on other .bbbbbbbbbbbb.: start the"):
+    with pytest.raises(
+        WeightsError, match=r"was trained on weights aaaaaaaaaaaa, not on other .bbbbbbbbbbbb.: start the"
+    ):
         load_delta(network, other, delta)
     assert all(torch.equal(tensor, before[name]) for name, tensor in tuned_state(network).items())
 
@@ -99,10 +101,10 @@ def test_damage_is_noticed(delta: Path) -> None:
     data = bytearray(delta.read_bytes())
     data[-1] ^= 1
     delta.write_bytes(data)
-    with pytest.raises(WeightsError, match="its card says .*: it is damaged"):
+    with pytest.raises(WeightsError, match=r"its card says .*: it is damaged"):
         load_delta(small_network(), PARENT, delta)
     delta.unlink()
-    with pytest.raises(WeightsError, match="v1.safetensors cannot be read"):
+    with pytest.raises(WeightsError, match=r"v1.safetensors cannot be read"):
         load_delta(small_network(), PARENT, delta)
 
 
