@@ -194,6 +194,8 @@ def test_a_run_that_is_stopped_changes_nothing_and_the_next_one_works(annotated:
     assert "total_time" not in stats
     stopped = annotated.http.delete(f"{annotated.url}/train/", timeout=REQUEST_LIMIT_S).json()
     assert stopped["status"] == "STOPPED"
+    # A process that is killed takes a moment to die.
+    wait_for(annotated, lambda: annotated.info()["train_stats"]["sam3d"]["state"] != "running")
     stats = annotated.info()["train_stats"]["sam3d"]
     assert stats["state"] == "stopped"
     assert stats["message"].startswith("stopped in epoch ")
