@@ -151,6 +151,18 @@ def convert_weights(args: argparse.Namespace) -> int:
     return 0
 
 
+def rollback_options(options: argparse.ArgumentParser) -> None:
+    _add_settings(options, "model_folder", "variant", "checkpoint")
+
+
+def rollback(args: argparse.Namespace) -> int:
+    """serve the trained version before the current one, in the end the weights it all began with"""
+    from lib.versions import roll_back
+
+    print(roll_back(_settings(args)))
+    return 0
+
+
 def demo_options(options: argparse.ArgumentParser) -> None:
     options.add_argument("--studies", type=Path, required=True, metavar="DIR", help="folder of images; made if empty")
     options.add_argument("--port", type=int, default=8000, help="another one is taken if this is in use (8000)")
@@ -172,6 +184,7 @@ COMMANDS: Mapping[str, tuple[Options, Command]] = {
     "pretrain": (pretrain_options, pretrain),
     "fetch-sam": (fetch_sam_options, fetch_sam),
     "convert-weights": (convert_weights_options, convert_weights),
+    "rollback": (rollback_options, rollback),
     "demo": (demo_options, demo),
 }
 

@@ -51,7 +51,7 @@ def weights(tmp_path_factory) -> Path:
 def test_help_names_every_command(tmp_path):
     done = run(tmp_path, "--help")
     assert done.returncode == 0
-    for name in ("parity", "evaluate", "pretrain", "fetch-sam", "convert-weights", "demo"):
+    for name in ("parity", "evaluate", "pretrain", "fetch-sam", "convert-weights", "rollback", "demo"):
         assert name in done.stdout
 
 
@@ -80,6 +80,7 @@ def test_unknown_arguments_are_refused(tmp_path, arguments, sentence):
         (["evaluate", "--data", ".", "--out", "o", "--spacing-mm", "ten"], "spacing_mm is 'ten'"),
         (["convert-weights", "none.pth", "--out", "x.safetensors", "--preset", "colon"], "there is no file none.pth"),
         (["parity", "."], "holds no golden case"),
+        (["rollback", "--model-folder", "model"], "the base weights are served: there is no version to roll back"),
     ],
 )
 def test_what_cannot_be_done_is_one_line(tmp_path, arguments, sentence):
