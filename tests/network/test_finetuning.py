@@ -36,6 +36,7 @@ def test_frozen_tensors_keep_every_bit_and_every_tuned_one_moves() -> None:
     for name in before:
         assert torch.equal(after[name], before[name]) is (name not in tuned), name
     assert not any(parameter.requires_grad for parameter in network.parameters())
+    assert {name for name, parameter in network.named_parameters() if parameter.grad is not None} == tuned
 
 
 def test_one_seed_and_one_set_of_cases_give_the_same_20_losses() -> None:
