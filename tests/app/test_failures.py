@@ -4,17 +4,33 @@ from __future__ import annotations
 
 import errno
 import os
-from types import SimpleNamespace
+from pathlib import Path
 
 import pytest
 import torch
 from fastapi import HTTPException
 
 from lib.errors import GeometryError, PromptError, SettingsError, VolumeError, WeightsError
-from lib.infers import model as model_module
 from lib.infers.failures import as_answers
 from lib.infers.model import SharedPredictor
-from lib.settings import Settings
+from lib.network.build import build_sam3d
+from lib.network.weights import Card, save_weights
+from lib.settings import PRESETS, NetworkSettings, Settings
+
+SMALL = NetworkSettings(
+    patch_size=32,
+    embed_dim=16,
+    depth=4,
+    num_heads=2,
+    neck_blocks=(0, 1, 2, 3),
+    window_size=4,
+    sam_grid_size=8,
+    adapter_dim=8,
+    neck_dim=8,
+    head_dim=8,
+    prompt_mlp_dim=16,
+    prompt_heads=2,
+)
 
 
 @pytest.mark.parametrize(
@@ -49,23 +65,25 @@ def test_our_own_mistakes_are_not_dressed_up(error: Exception) -> None:
     assert same.value is error
 
 
-def loading(monkeypatch: pytest.MonkeyPatch, outcomes: list[object]) -> SharedPredictor:
-    def load(settings: Settings) -> object:
-        outcome = outcomes.pop(0)
-        if isinstance(outcome, Exception):
-            raise outcome
-        return outcome
-
-    monkeypatch.setattr(model_module, "load_predictor", load)
-    return SharedPredictor(Settings())
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    """Weights of random numbers whose papers let them answer."""
+    return saved(tmp_path, is_trained=True)
 
 
-def predictor(is_trained: bool) -> SimpleNamespace:
-    return SimpleNamespace(is_trained=is_trained, card=SimpleNamespace(version="7"))
+def saved(folder: Path, is_trained: bool) -> Path:
+    path = folder / "small.safetensors"
+    card = Card("small", SMALL, PRESETS["ct"], 1.0, version="7", is_trained=is_trained)
+    save_weights(build_sam3d(SMALL, seed=1), card, path)
+    return path
 
 
-def test_untrained_weights_say_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    shared = loading(monkeypatch, [predictor(is_trained=False)])
+def sharing(path: Path) -> SharedPredictor:
+    return SharedPredictor(Settings(checkpoint=path, model_folder=path.parent / "model"))
+
+
+def test_untrained_weights_say_what_to_do(tmp_path: Path) -> None:
+    shared = sharing(saved(tmp_path, is_trained=False))
     for _ in range(2):
         with pytest.raises(HTTPException) as refusal, shared.ready():
             pass
@@ -74,23 +92,26 @@ def test_untrained_weights_say_what_to_do(monkeypatch: pytest.MonkeyPatch) -> No
     assert "not ready" in shared.status
 
 
-def test_a_failed_loading_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    ready = predictor(is_trained=True)
-    shared = loading(monkeypatch, [WeightsError("cut short"), WeightsError("still cut short"), ready])
+def test_a_failed_loading_is_tried_again(weights: Path) -> None:
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-100])
+    shared = sharing(weights)
     shared.warm_up()
-    assert shared.status == "not ready: cut short"
-    with pytest.raises(WeightsError, match="still cut short"), shared.ready():
+    assert shared.status.startswith("not ready: small.safetensors")
+    with pytest.raises(WeightsError, match=r"small\.safetensors"), shared.ready():
         pass
+    weights.write_bytes(whole)
     with shared.ready() as loaded:
-        assert loaded is ready
+        assert loaded.card.version == "7"
     assert shared.status == "weights 7"
 
 
-def test_a_predictor_is_loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    shared = loading(monkeypatch, [predictor(is_trained=True)])
+def test_a_predictor_is_loaded_once(weights: Path) -> None:
+    shared = sharing(weights)
     shared.warm_up()
     with shared.ready() as first:
         pass
+    weights.unlink()
     with shared.ready() as second:
         pass
     assert first is second
