@@ -87,6 +87,9 @@ def pretrain_options(options: argparse.ArgumentParser) -> None:
     options.add_argument("--steps", type=_count, default=3000, metavar="N", help="optimiser steps (3000)")
     options.add_argument("--batch", type=_count, default=1, metavar="N", help="patches of a step (1)")
     options.add_argument("--seed", type=int, default=0, metavar="N", help="of weights, patches and clicks (0)")
+    options.add_argument("--rounds", type=_count, default=3, metavar="N", help="simulated clicks on each patch (3)")
+    options.add_argument("--learning-rate", type=float, default=1e-3, metavar="X", help="largest step size (0.001)")
+    options.add_argument("--start", type=Path, metavar="FILE", help="weights of ours to begin with, not random ones")
     options.add_argument("--spacing-mm", type=float, default=1.0, metavar="MM", help="to use the weights at (1.0)")
     options.add_argument("--weights-version", default="1", metavar="TEXT", help="what the card calls the weights (1)")
     options.add_argument("--threads", type=_count, metavar="N", help="CPU threads of PyTorch")
@@ -95,12 +98,15 @@ def pretrain_options(options: argparse.ArgumentParser) -> None:
 
 def pretrain(args: argparse.Namespace) -> int:
     """train a network from nothing, or go on where that was interrupted"""
-    from lib.network.weights import Card, save_weights
+    from lib.network.weights import Card, load_weights, save_weights
     from lib.pretraining import PretrainingPlan, pretrain
+    from lib.training import ClickPlan
 
     _set_threads(args.threads)
-    plan = PretrainingPlan(steps=args.steps, seed=args.seed, batch_size=args.batch)
-    network = pretrain(VARIANTS[args.variant], plan, args.folder, args.device)
+    plan = PretrainingPlan(args.steps, args.batch, args.learning_rate, seed=args.seed, clicks=ClickPlan(args.rounds))
+    parent = load_weights(args.start) if args.start else None
+    start = parent[0].state_dict() if parent else None
+    network = pretrain(VARIANTS[args.variant], plan, args.folder, args.device, start)
     card = Card(
         variant=args.variant,
         network=VARIANTS[args.variant],
@@ -111,6 +117,7 @@ def pretrain(args: argparse.Namespace) -> int:
         has_background_clicks=True,
         has_automatic_mode=plan.clicks.automatic_share > 0,
         description=f"trained on synthetic patches only, by {plan}",
+        parent_sha256=parent[1].sha256 if parent else None,
     )
     print(f"{args.out}: sha256 {save_weights(network, card, args.out).sha256}")
     return 0

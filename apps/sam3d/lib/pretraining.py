@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -69,13 +69,21 @@ class SyntheticPatches(IterableDataset[dict[str, Tensor]]):
             }
 
 
-def pretrain(network_settings: NetworkSettings, plan: PretrainingPlan, folder: Path, device: str = "cpu") -> Sam3D:
+def pretrain(
+    network_settings: NetworkSettings,
+    plan: PretrainingPlan,
+    folder: Path,
+    device: str = "cpu",
+    start: Mapping[str, Tensor] | None = None,
+) -> Sam3D:
     """Train for `plan.steps` steps, keeping the state in `folder` after every stretch; returns the averaged network.
 
-    A folder that holds a state goes on from there. Raises WeightsError when that state is of another plan.
+    `start` holds the weights to begin with, in place of random ones. A folder that holds a state goes on from there. Raises WeightsError when that state is of another plan.
     """
     torch.manual_seed(plan.seed)
     network = build_sam3d(network_settings, seed=plan.seed).to(device).train()
+    if start is not None:
+        network.load_state_dict(start)
     optimiser = torch.optim.AdamW(network.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay)
     average = MovingAverage(network, plan.average_decay)
     run = _Run(plan, network, optimiser, average, folder)
