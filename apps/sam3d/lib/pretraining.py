@@ -78,7 +78,8 @@ def pretrain(
 ) -> Sam3D:
     """Train for `plan.steps` steps, keeping the state in `folder` after every stretch; returns the averaged network.
 
-    `start` holds the weights to begin with, in place of random ones. A folder that holds a state goes on from there. Raises WeightsError when that state is of another plan.
+    `start` holds the weights to begin with, in place of random ones. A folder that holds a state goes on from there.
+    Raises WeightsError when that state is of another plan.
     """
     torch.manual_seed(plan.seed)
     network = build_sam3d(network_settings, seed=plan.seed).to(device).train()
