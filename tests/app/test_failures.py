@@ -13,24 +13,9 @@ from fastapi import HTTPException
 from lib.errors import GeometryError, PromptError, SettingsError, VolumeError, WeightsError
 from lib.infers.failures import as_answers
 from lib.infers.model import SharedPredictor
-from lib.network.build import build_sam3d
-from lib.network.weights import Card, save_weights
-from lib.settings import PRESETS, NetworkSettings, Settings
-
-SMALL = NetworkSettings(
-    patch_size=32,
-    embed_dim=16,
-    depth=4,
-    num_heads=2,
-    neck_blocks=(0, 1, 2, 3),
-    window_size=4,
-    sam_grid_size=8,
-    adapter_dim=8,
-    neck_dim=8,
-    head_dim=8,
-    prompt_mlp_dim=16,
-    prompt_heads=2,
-)
+from lib.network.weights import save_weights
+from lib.settings import Settings
+from network.small_networks import card_of, small_network
 
 
 @pytest.mark.parametrize(
@@ -73,8 +58,7 @@ def weights(tmp_path: Path) -> Path:
 
 def saved(folder: Path, is_trained: bool) -> Path:
     path = folder / "small.safetensors"
-    card = Card("small", SMALL, PRESETS["ct"], 1.0, version="7", is_trained=is_trained)
-    save_weights(build_sam3d(SMALL, seed=1), card, path)
+    save_weights(small_network(), card_of(version="7", is_trained=is_trained), path)
     return path
 
 
