@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from lib.patches import blend, grids_around, grids_over, is_covered, neighbours, overlap, relative, tapered
+from lib.boxes import overlap, relative
+from lib.patches import blend, grids_around, grids_over, is_covered, neighbours, tapered
 from lib.volumes import make_volume
 
 IDENTITY = np.eye(4)

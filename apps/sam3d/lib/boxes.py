@@ -23,3 +23,15 @@ def bounding_box(region: NDArray[np.bool_]) -> Box | None:
             return None
         slices.append(slice(int(occupied[0]), int(occupied[-1]) + 1))
     return slices[0], slices[1], slices[2]
+
+
+def relative(box: Box, within: Box) -> Box:
+    """A box in the coordinates of another that holds it."""
+    i, j, k = (slice(a.start - b.start, a.stop - b.start) for a, b in zip(box, within, strict=True))
+    return i, j, k
+
+
+def overlap(first: Box, second: Box) -> Box | None:
+    """The voxels two boxes share, or None."""
+    i, j, k = (slice(max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(first, second, strict=True))
+    return (i, j, k) if all(edge.start < edge.stop for edge in (i, j, k)) else None

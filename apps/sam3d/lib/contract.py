@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 from skimage.graph import MCP_Geometric
 
-from lib.boxes import CONNECTED_26, Box, Index
+from lib.boxes import CONNECTED_26, Box, Index, relative
 
 FACES = ndimage.generate_binary_structure(3, 1)
 
@@ -48,12 +48,13 @@ class _Field:
 
     def over(self, box: Box) -> NDArray[np.float64]:
         """The distances at the voxels of another box, infinite where the two do not meet."""
-        common = [
+        i, j, k = (
             slice(max(a.start, b.start), max(a.start, b.start, min(a.stop, b.stop)))
             for a, b in zip(self.box, box, strict=True)
-        ]
+        )
+        common = (i, j, k)
         inside = np.full([edge.stop - edge.start for edge in box], np.inf)
-        inside[_relative(common, box)] = self.distance[_relative(common, self.box)]
+        inside[relative(common, box)] = self.distance[relative(common, self.box)]
         return inside
 
 
@@ -188,9 +189,3 @@ def _strangeness(values: NDArray[np.float64], centre: Index) -> NDArray[np.float
     scale = 1.4826 * float(np.median(np.abs(values - np.median(values)))) or float(away.mean())
     strangeness: NDArray[np.float64] = np.minimum(away / (scale or 1.0), EDGE_LIMIT)
     return strangeness
-
-
-def _relative(common: list[slice], box: Box) -> Box:
-    """A box of the volume as slices of an array that covers `box`."""
-    i, j, k = (slice(c.start - b.start, c.stop - b.start) for c, b in zip(common, box, strict=True))
-    return i, j, k

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from lib.boxes import Box
+from lib.boxes import Box, relative
 from lib.errors import GeometryError
 from lib.geometry import PatchGrid
 from lib.volumes import Volume
@@ -100,18 +100,6 @@ def tapered(grid: PatchGrid, margin: Floats, volume: Volume) -> tuple[Box, Float
     box, weighted = grid.paste_values(margin * weight, volume.shape)
     _, weights = grid.paste_values(weight, volume.shape)
     return box, weighted, weights
-
-
-def relative(box: Box, within: Box) -> Box:
-    """A box in the coordinates of another that holds it."""
-    i, j, k = (slice(a.start - b.start, a.stop - b.start) for a, b in zip(box, within, strict=True))
-    return i, j, k
-
-
-def overlap(first: Box, second: Box) -> Box | None:
-    """The voxels two boxes share, or None."""
-    i, j, k = (slice(max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(first, second, strict=True))
-    return (i, j, k) if all(edge.start < edge.stop for edge in (i, j, k)) else None
 
 
 def _is_in_volume(grid: PatchGrid, volume: Volume) -> NDArray[np.bool_]:

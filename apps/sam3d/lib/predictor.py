@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lib.boxes import Box
+from lib.boxes import Box, overlap, relative
 from lib.cache import ByteCache
 from lib.checkpoints import open_network
 from lib.contract import honour_clicks
@@ -25,7 +25,7 @@ from lib.errors import SettingsError, WeightsError
 from lib.geometry import PatchGrid
 from lib.network.sam3d import Embedding, Sam3D
 from lib.network.weights import Card
-from lib.patches import blend, grids_around, grids_over, is_covered, neighbours, overlap, relative, tapered
+from lib.patches import blend, grids_around, grids_over, is_covered, neighbours, tapered
 from lib.preprocess import chosen_intensity, sample_patch
 from lib.prompts import ClickRequest, Prompt
 from lib.settings import Intensity, Settings
