@@ -179,8 +179,20 @@ def demo(args: argparse.Namespace) -> int:
     """serve demo studies on this machine and say what to click"""
     from lib.demo import free_port, prepare, serve
 
-    studies = prepare(args.studies)
-    return serve(APP, args.studies, free_port(args.port), studies)
+    return serve(APP, prepare(args.studies), free_port(args.port))
+
+
+def dicomweb_options(options: argparse.ArgumentParser) -> None:
+    options.add_argument("--folder", type=Path, required=True, metavar="DIR", help="DICOM files, in any sub-folders")
+    options.add_argument("--port", type=int, default=8042, help="port of this machine (8042)")
+
+
+def dicomweb(args: argparse.Namespace) -> int:
+    """serve a folder of DICOM files to this machine by DICOMweb, for demos and tests"""
+    from lib.dicomweb.server import serve
+
+    serve(args.folder, args.port)
+    return 0
 
 
 Options = Callable[[argparse.ArgumentParser], None]
@@ -193,6 +205,7 @@ COMMANDS: Mapping[str, tuple[Options, Command]] = {
     "convert-weights": (convert_weights_options, convert_weights),
     "rollback": (rollback_options, rollback),
     "demo": (demo_options, demo),
+    "dicomweb": (dicomweb_options, dicomweb),
 }
 
 

@@ -51,7 +51,7 @@ def weights(tmp_path_factory) -> Path:
 def test_help_names_every_command(tmp_path):
     done = run(tmp_path, "--help")
     assert done.returncode == 0
-    for name in ("parity", "evaluate", "pretrain", "fetch-sam", "convert-weights", "rollback", "demo"):
+    for name in ("parity", "evaluate", "pretrain", "fetch-sam", "convert-weights", "rollback", "demo", "dicomweb"):
         assert name in done.stdout
 
 

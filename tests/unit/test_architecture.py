@@ -14,7 +14,8 @@ NOUNS = (
     *("lib.geometry", "lib.image_files", "lib.dicom_series", "lib.volumes", "lib.preprocess"),
     *("lib.prompts", "lib.clicks", "lib.contract", "lib.metrics", "lib.network", "lib.synthesis"),
 )
-SKIN = ("lib.infers", "lib.trainers", "lib.activelearning", "lib.viewer")
+SKIN = ("lib.infers", "lib.trainers", "lib.activelearning", "lib.viewer", "lib.datastore", "lib.dicomweb")
+SKIN += ("lib.serving",)
 WIRING = ("lib.configs",)
 DOORS = ("main", "cli")
 FLOORS = {**dict.fromkeys(GROUND, 0), **dict.fromkeys(NOUNS, 1), **dict.fromkeys(SKIN, 3)}

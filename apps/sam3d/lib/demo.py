@@ -1,39 +1,65 @@
-"""The demonstration: studies of our own making, a server for them on this machine, and what to click there."""
+"""The demonstration: studies of our own making, servers for them on this machine, and what to click there."""
 
 from __future__ import annotations
 
 import json
 import os
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
+
+from lib.dicom_writing import SeriesInfo, on_dicom_grid, write_series
 from lib.image_files import ITK_ENDINGS, NIFTI_ENDINGS
-from lib.synthesis.phantoms import DemoStudy, write_studies
+from lib.synthesis.phantoms import Phantom, make_phantom, suggested_click
 
 HOST = "127.0.0.1"
-CLICKS_FILE = "demo_clicks.json"  # beside the studies; the server lists images only
+CLICKS_FILE = "demo_clicks.json"  # beside the studies, which are what the servers look at
+# Beside the studies, too, and by its name nothing that the DICOMweb server reads.
+CACHE_FOLDER = ".monailabel"
 POLL_S = 0.2
+# Spacing and size are those of `make_phantom`; the axes lie as scanners lay them, instances in three orders.
+DEMO_SERIES = ((8, "LPS", "ascending"), (9, "LPS", "descending"), (10, "RPS", "shuffled"))
 
 
-def prepare(folder: Path) -> list[DemoStudy]:
-    """Write demo studies into a `folder` without images, and return those that are there with their clicks.
+@dataclass(frozen=True)
+class Target:
+    """A lesion to click: the image's id and a name for people, a voxel (i, j, k), and the study if it is DICOM."""
 
-    A folder with images of the user's own is left as it is, and gives an empty list.
+    image: str
+    name: str
+    click: tuple[int, int, int]
+    study: str = ""
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What is to be served: a folder of NIfTI or other image files, or one of DICOM instances."""
+
+    folder: Path
+    is_dicom: bool
+    targets: tuple[Target, ...] = ()
+
+
+def prepare(folder: Path) -> Demo:
+    """What a folder holds; demo studies are written as DICOM series into one that holds nothing.
+
+    A folder with images of the user's own is left as it is, and has no targets.
     """
-    if not any(path.name.endswith(NIFTI_ENDINGS + ITK_ENDINGS) for path in folder.glob("[!.]*")):
-        clicks = {study.path.name: study.click for study in write_studies(folder)}
-        folder.joinpath(CLICKS_FILE).write_text(json.dumps(clicks))
-    if not folder.joinpath(CLICKS_FILE).exists():
-        return []
-    clicks = json.loads(folder.joinpath(CLICKS_FILE).read_text())
-    return [DemoStudy(folder / name, (i, j, k)) for name, (i, j, k) in clicks.items() if folder.joinpath(name).exists()]
+    has_files = any(path.name.endswith(NIFTI_ENDINGS + ITK_ENDINGS) for path in folder.glob("[!.]*"))
+    if not has_files and not any(folder.rglob("*.dcm")):
+        _write_demo(folder)
+    return Demo(folder, not has_files, _targets(folder))
 
 
 def free_port(preferred: int) -> int:
@@ -49,54 +75,136 @@ def free_port(preferred: int) -> int:
     raise OSError(f"no port of {HOST} is free")
 
 
-def instructions(url: str, folder: Path, studies: Sequence[DemoStudy]) -> str:
-    """What to open and what to click, with a ready command for the first of the studies."""
-    lines = [
-        f"sam3d is serving {folder} at {url}",
-        "",
+def instructions(url: str, demo: Demo) -> str:
+    """What to open and what to click, with a ready command for the first of the targets."""
+    lines = [f"sam3d is serving {demo.folder} at {url}", ""]
+    if demo.is_dicom:
+        lines.append(f"Open    {url}/ohif/  OHIF: a study, the mode MONAI Label, model sam3d under Point Prompts")
+    lines += [
         f"Open    {url}/info/  the models, labels and studies of this server",
         f"        3D Slicer, module MONAI Label (an extension): server {url}, connect, Next Sample",
     ]
-    if studies:
-        first, *_ = studies
-        image, (i, j, k) = first.path.name.removesuffix(".nii.gz"), first.click
-        params = json.dumps({"lesion": [[i, j, k]], "background": [], "result_extension": ".nii.gz"})
-        post = ["curl", "-F", f"params={params}", f"{url}/infer/sam3d?image={image}&output=image", "-o", "mask.nii.gz"]
+    if demo.targets:
+        first, *_ = demo.targets
+        params = json.dumps({"lesion": [list(first.click)], "background": [], "result_extension": ".nii.gz"})
+        address = f"{url}/infer/sam3d?image={first.image}&output=image"
         lines += [
-            "Click   in SmartEdit (model sam3d, label lesion), on the lesion at voxel (i, j, k):",
-            *(f"            {study.path.name}  {study.click}" for study in studies),
+            "Click   with label lesion, on the lesion at voxel (i, j, k):",
+            *(f"            {target.name}  {target.click}" for target in demo.targets),
             "        or post that click without a viewer; the mask comes back as a file:",
-            f"            {shlex.join(post)}",
+            f"            {shlex.join(['curl', '-F', f'params={params}', address, '-o', 'mask.nii.gz'])}",
         ]
     return "\n".join([*lines, "", "Stop    Ctrl+C", ""])
 
 
-def serve(app: Path, folder: Path, port: int, studies: Sequence[DemoStudy]) -> int:
-    """Run the server until it ends or is interrupted; print the instructions once it answers. Returns an exit code."""
-    program = [sys.executable, "-m", "monailabel.main", "start_server"]
-    places = ["--app", str(app), "--studies", str(folder), "--host", HOST, "--port", str(port)]
+def serve(app: Path, demo: Demo, port: int) -> int:
+    """Run the servers until one ends or they are interrupted; print the instructions once they answer.
+
+    Returns an exit code. DICOM studies have a DICOMweb server of their own, which ends with this one.
+    """
     # The server calls `itkimage2segimage`, which is installed beside Python, by name.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    # Requests to this machine go to no proxy.
+    environment = {**os.environ, "PATH": path, "no_proxy": HOST, "NO_PROXY": HOST}
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that no server is left behind
-    with subprocess.Popen([*program, *places], env={**os.environ, "PATH": path}) as server:
+    with ExitStack() as running:
         try:
+            studies = str(demo.folder)
+            if demo.is_dicom:
+                archive = free_port(port + 42 if port + 42 < 2**16 else 0)
+                command = ["dicomweb", "--folder", str(demo.folder), "--port", str(archive)]
+                served = _started(running, [sys.executable, str(app / "cli.py"), *command], environment)
+                studies = f"http://{HOST}:{archive}/dicom-web"
+                if not _wait(served, f"{studies}/studies?limit=1"):
+                    return served.wait()
+                environment["MONAI_LABEL_DICOMWEB_CACHE_PATH"] = str((demo.folder / CACHE_FOLDER).resolve())
+            places = ["--app", str(app), "--studies", studies, "--host", HOST, "--port", str(port)]
+            program = [sys.executable, "-m", "monailabel.main", "start_server"]
+            server = _started(running, [*program, *places], environment)
             url = f"http://{HOST}:{port}"
-            while server.poll() is None and not _answers(url):
-                time.sleep(POLL_S)
-            if server.poll() is None:
-                print(f"\n{instructions(url, folder, studies)}", flush=True)
+            if _wait(server, f"{url}/info/"):
+                print(f"\n{instructions(url, demo)}", flush=True)
             return server.wait()
         except KeyboardInterrupt:
-            server.terminate()
-            server.wait()
             return 0
 
 
+def _write_demo(folder: Path) -> None:
+    """Fill a folder with demo studies, each of them whole."""
+    unfinished = folder.with_name(f".{folder.name}.{os.getpid()}")
+    try:
+        targets = []
+        for number, (seed, orientation, order) in enumerate(DEMO_SERIES, start=1):
+            phantom = make_phantom(seed, orientation=orientation)
+            info = SeriesInfo(f"DEMO-{number}", f"Demo^Patient {number}", description=f"Synthetic abdomen {number}")
+            write_phantom(unfinished / info.study_uid / info.uid(), phantom, info, order)
+            targets.append(Target(info.uid(), info.description, dicom_click(phantom), info.study_uid))
+        unfinished.joinpath(CLICKS_FILE).write_text(json.dumps([asdict(target) for target in targets]))
+        folder.mkdir(parents=True, exist_ok=True)
+        # The clicks first: with them alone the studies count as missing, and are written again.
+        for path in sorted(unfinished.iterdir(), key=lambda path: path.name != CLICKS_FILE):
+            path.replace(folder / path.name)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def write_phantom(folder: Path, phantom: Phantom, info: SeriesInfo, order: str = "ascending", seed: int = 0) -> None:
+    """A phantom as a DICOM series whose InstanceNumbers run along the slices' normal, against it, or `shuffled`."""
+    array, affine = on_dicom_grid(phantom.array, phantom.affine)
+    planes = list(range(array.shape[2]))
+    orders: Mapping[str, list[int]] = {
+        "ascending": planes,
+        "descending": planes[::-1],
+        "shuffled": [int(k) for k in np.random.default_rng(seed).permutation(planes)],
+    }
+    write_series(folder, array, affine, info, orders[order])
+
+
+def dicom_click(phantom: Phantom) -> tuple[int, int, int]:
+    """`suggested_click` of a phantom, on the grid of its DICOM series."""
+    i, j, k = suggested_click(phantom)
+    is_turned = on_dicom_grid(phantom.array, phantom.affine)[1] is not phantom.affine
+    return i, j, phantom.array.shape[2] - 1 - k if is_turned else k
+
+
+def _targets(folder: Path) -> tuple[Target, ...]:
+    """The targets of demo studies that are still there; demo studies of NIfTI have theirs by file name."""
+    try:
+        noted = json.loads(folder.joinpath(CLICKS_FILE).read_text())
+    except FileNotFoundError:
+        return ()
+    if isinstance(noted, dict):
+        noted = [{"image": name.removesuffix(".nii.gz"), "name": name, "click": at} for name, at in noted.items()]
+    targets = []
+    for note in noted:
+        place = folder / note["study"] / note["image"] if "study" in note else folder / note["name"]
+        if place.exists():
+            i, j, k = note["click"]
+            targets.append(Target(note["image"], note["name"], (i, j, k), note.get("study", "")))
+    return tuple(targets)
+
+
+def _started(running: ExitStack, command: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """A process that is stopped, and waited for, when `running` ends."""
+    process = running.enter_context(subprocess.Popen(command, env=environment))
+    running.callback(process.terminate)
+    return process
+
+
+def _wait(process: subprocess.Popen[bytes], url: str) -> bool:
+    """Whether the server of a process answers at `url`; False once it has ended."""
+    while process.poll() is None:
+        if _answers(url):
+            return True
+        time.sleep(POLL_S)
+    return False
+
+
 def _answers(url: str) -> bool:
-    """Whether the server at `url` lists its models already. Proxies of the environment are not asked."""
+    """Whether something answers at `url`. Proxies of the environment are not asked."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(f"{url}/info/", timeout=30) as reply:
+        with opener.open(url, timeout=30) as reply:
             return bool(reply.status == 200)
     except OSError:
         return False
