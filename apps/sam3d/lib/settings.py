@@ -186,6 +186,8 @@ class Settings:
     training: TrainingSettings = field(default_factory=TrainingSettings)
     # Where trained versions and what belongs to a run are kept.
     model_folder: Path = Path(__file__).parents[1] / "model"
+    # False: MONAI Label's OHIF and its way to the images stay as they are (lib/viewer).
+    viewer_fixes: bool = True
     device: str = "auto"
     checkpoint: Path | None = None
     sam_checkpoint: Path | None = None
@@ -354,6 +356,7 @@ CONF_KEYS: Mapping[str, ConfKey] = {
     "max_patches": ConfKey(_whole(1, 1000), "most patches that one label may grow over"),
     "correction_radius_mm": ConfKey(_number(low=0.5, high=50.0), "how far a disputed click may change the mask"),
     "max_clicks": ConfKey(_whole(1, 100_000), "most clicks that one request may hold"),
+    "viewer_fixes": ConfKey(_flag, "false: serve OHIF as MONAI Label ships it, without our page script and proxy"),
     "device": ConfKey(_device, "auto, cpu, cuda or cuda:N"),
     "checkpoint": ConfKey(_path, "weights of ours or published 3DSAM-adapter weights"),
     "sam_checkpoint": ConfKey(_path, "SAM's own 2D weights, to train from"),
