@@ -12,6 +12,7 @@ import shutil
 import sys
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import ExitStack
+from contextvars import copy_context
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,15 @@ from monailabel.interfaces.tasks.train import TrainTask
 
 from lib.configs.sam3d import Sam3DConfig
 from lib.infers.failures import answer, as_answers
-from lib.infers.images import find_image, is_upload
+from lib.infers.images import find_image
 from lib.infers.task import first_of
+from lib.serving.infer_door import infer_door
+from lib.serving.mounting import put_first
+from lib.serving.next_sample import next_sample_door
+from lib.serving.places import Places
+from lib.serving.threaded import threaded_doors
 from lib.settings import Settings
+from lib.viewer.routes import viewer_routes
 
 logger = logging.getLogger(__name__)
 
@@ -63,26 +70,28 @@ class MyApp(MONAILabelApp):
     def on_init_complete(self) -> None:
         """Called in the server's process only, not in those that train or infer in batches."""
         super().on_init_complete()
+        serving = self.config.settings.serving
+        places, leases = Places(serving.max_requests), self.config.leases
+        put_first(threaded_doors())
+        put_first(next_sample_door(self))
+        put_first(infer_door(self, places, serving.max_upload_mib * 2**20, leases.renew))
+        if self.config.settings.viewer_fixes:
+            put_first(viewer_routes())
         self.config.model.warm_up()
 
     def infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
         """The reply to `request`; whatever is wrong with it is an HTTPException with one sentence.
 
-        Unlike the stock method this opens no path of the client's choice, and leaves no file behind when it fails.
+        Unlike the stock method this opens no path of the client's choice, and leaves no mask behind when it fails.
         """
         datastore = datastore or self.datastore()
+        task = self._infer_task(request.get("model"))
+        tag = _label_tag(request)
+        path = find_image(request.get("image"), datastore, (self.sessions() or {}).values())
+        mask_file, params = self._run(task, {**request, "image": path})
+        label: str = mask_file
         with ExitStack() as on_failure:
-            for key in ("image", "label"):
-                if is_upload(request.get(key)):
-                    on_failure.callback(Path(request[key]).unlink, missing_ok=True)
-            task = self._infer_task(request.get("model"))
-            tag = _label_tag(request)
-            path = find_image(request.get("image"), datastore, (self.sessions() or {}).values())
-            # A label file sent along (scribbles) is read by no task of ours; as text, `label` names the current label.
-            asked = {key: value for key, value in request.items() if key != "label" or not is_upload(value)}
-            mask_file, params = self._run(task, {**asked, "image": path})
             on_failure.callback(Path(mask_file).unlink, missing_ok=True)
-            label: str = mask_file
             if tag and request["image"] != path:
                 with as_answers():
                     info = {"model": request["model"], "params": params}
@@ -103,6 +112,20 @@ class MyApp(MONAILabelApp):
             logger.warning("skipped %s: %s", request.get("image"), refusal.detail)
             return {"error": refusal.detail}
 
+    def next_sample(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Id and path of a case that nobody else works on, by a strategy; empty if none is left to label."""
+        strategy = self._strategies.get(request.get("strategy") or "random")
+        if strategy is None:
+            name = str(request["strategy"])[:80]
+            raise answer(404, f"there is no strategy {name!r} here: the strategies are {sorted(self._strategies)}")
+        sample = strategy(request, self.datastore())
+        return {**sample, "path": find_image(sample["id"], self.datastore(), ())} if sample else {}
+
+    def on_save_label(self, image_id: str, label_id: str) -> None:
+        """Called by the server once the datastore has a label that a client sent."""
+        super().on_save_label(image_id, label_id)
+        self.config.leases.end(image_id)
+
     def _infer_task(self, model: object) -> InferTask:
         task = self._infers.get(model) if isinstance(model, str) else None
         if task is None:
@@ -114,7 +137,7 @@ class MyApp(MONAILabelApp):
             return task(request)
         limit_s = server_settings.MONAI_LABEL_INFER_TIMEOUT
         try:
-            return self._infers_threadpool.submit(task, request).result(limit_s)
+            return self._infers_threadpool.submit(copy_context().run, task, request).result(limit_s)
         except FutureTimeoutError as error:
             raise answer(504, f"no mask within {limit_s} s: try again when the server is less busy") from error
 

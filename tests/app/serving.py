@@ -21,7 +21,7 @@ import requests
 from requests_toolbelt.multipart.decoder import MultipartDecoder
 
 APP = Path(__file__).parents[2] / "apps" / "sam3d"
-START_LIMIT_S = 180.0
+START_LIMIT_S = 600.0
 REQUEST_LIMIT_S = 300.0
 
 

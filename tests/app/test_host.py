@@ -119,8 +119,8 @@ def test_params_can_replace_image_and_model(server: Server) -> None:
 
 def test_an_http_exception_keeps_its_status_and_detail_and_all_else_does_not(server: Server) -> None:
     assert server.infer({"tumor": "x"}).detail.startswith("clicks of")
-    broken = server.infer("{no json")
-    assert (broken.status, broken.detail) == (500, "Internal Server Error")
+    broken = server.http.post(f"{server.url}/scoring/nobody", params={"run_sync": "true"}, timeout=60)
+    assert (broken.status_code, broken.text) == (500, "Internal Server Error")
     assert server.infer({}).status == 200
 
 

@@ -145,6 +145,15 @@ class ClickSettings:
 
 
 @dataclass(frozen=True)
+class ServingSettings:
+    """How many are served at once, and for how long a case is theirs."""
+
+    max_requests: int = 16
+    max_upload_mib: int = 1024
+    lease_s: int = 1800
+
+
+@dataclass(frozen=True)
 class TrainingSettings:
     """How annotated cases become a new version of the weights, and when it may be served."""
 
@@ -183,6 +192,7 @@ class Settings:
     intensity: Intensity | None = None
     spacing_mm: float | None = None
     clicks: ClickSettings = field(default_factory=ClickSettings)
+    serving: ServingSettings = field(default_factory=ServingSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
     # Where trained versions and what belongs to a run are kept.
     model_folder: Path = Path(__file__).parents[1] / "model"
@@ -212,6 +222,7 @@ class Settings:
             lists_background=lists_background,
             intensity=_intensity(_take(values, "preset", "clip_low", "clip_high", "mean", "std")),
             clicks=ClickSettings(**_take(values, "max_patches", "correction_radius_mm", "max_clicks")),
+            serving=ServingSettings(**_take(values, *(f.name for f in fields(ServingSettings)))),
             training=TrainingSettings(**_take(values, *(f.name for f in fields(TrainingSettings)))),
             **values,
         )
@@ -356,6 +367,9 @@ CONF_KEYS: Mapping[str, ConfKey] = {
     "max_patches": ConfKey(_whole(1, 1000), "most patches that one label may grow over"),
     "correction_radius_mm": ConfKey(_number(low=0.5, high=50.0), "how far a disputed click may change the mask"),
     "max_clicks": ConfKey(_whole(1, 100_000), "most clicks that one request may hold"),
+    "max_requests": ConfKey(_whole(1, 1000), "most requests for masks that are answered or wait; more get status 429"),
+    "max_upload_mib": ConfKey(_whole(1, 1_000_000), "longest request for a mask, images sent along included"),
+    "lease_s": ConfKey(_whole(1, 1_000_000), "seconds after a click for which Next Sample keeps a case from others"),
     "viewer_fixes": ConfKey(_flag, "false: serve OHIF as MONAI Label ships it, without our page script and proxy"),
     "device": ConfKey(_device, "auto, cpu, cuda or cuda:N"),
     "checkpoint": ConfKey(_path, "weights of ours or published 3DSAM-adapter weights"),

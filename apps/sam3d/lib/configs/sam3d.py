@@ -5,9 +5,9 @@ from __future__ import annotations
 from monailabel.interfaces.tasks.infer_v2 import InferTask
 from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.interfaces.tasks.train import TrainTask
-from monailabel.tasks.activelearning.first import First
-from monailabel.tasks.activelearning.random import Random
 
+from lib.activelearning.leases import Leases
+from lib.activelearning.strategies import First, Random
 from lib.infers.model import SharedPredictor
 from lib.infers.reply import ReplyFiles
 from lib.infers.sam3d import Sam3DInfer
@@ -25,6 +25,7 @@ class Sam3DConfig:
         self.model = SharedPredictor(settings)
         self._volumes = VolumeCache(settings.volume_cache_mib * 2**20)
         self._replies = ReplyFiles()
+        self.leases = Leases(settings.serving.lease_s)
 
     @property
     def labels(self) -> list[str]:
@@ -44,4 +45,4 @@ class Sam3DConfig:
 
     def strategies(self) -> dict[str, Strategy]:
         """Name to strategy. OHIF asks for `random`, whatever its user chooses."""
-        return {"first": First(), "random": Random()}
+        return {"first": First(self.leases), "random": Random(self.leases)}

@@ -57,7 +57,7 @@ def as_answers() -> Iterator[None]:
         raise answer(507, f"the server could not write the mask ({error.strerror}): free disk space there") from error
 
 
-def answer(status: int, sentence: str) -> HTTPException:
+def answer(status: int, sentence: str, headers: dict[str, str] | None = None) -> HTTPException:
     """The exception whose status and sentence reach the client; logged, because the viewers show neither."""
     logger.warning("answered %d: %s", status, sentence)
-    return HTTPException(status_code=status, detail=sentence)
+    return HTTPException(status_code=status, detail=sentence, headers=headers)

@@ -1,4 +1,4 @@
-"""The predictor behind the infer tasks: loaded once, shared by all of them, used by one request at a time."""
+"""The predictor behind the infer tasks: loaded once, shared by all of them and by requests of several threads."""
 
 from __future__ import annotations
 
@@ -7,14 +7,24 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import cast
+
+from torch import Tensor, nn
 
 from lib.errors import Sam3DError
 from lib.infers.failures import answer
+from lib.infers.turns import Turns
+from lib.network.sam3d import Embedding, Sam3D
 from lib.predictor import Predictor
 from lib.settings import Settings
 from lib.versions import BASE, Stamp, VersionStore, open_served
 
 logger = logging.getLogger(__name__)
+
+# Encoding a patch takes all cores and most of the memory; two at once would end no sooner than one after the other.
+ENCODERS = 1
+# Decoding takes a small part of both: a second one is answered while the first one's mask is pasted and written.
+DECODERS = 2
 
 
 @dataclass(frozen=True)
@@ -34,14 +44,19 @@ class _Loaded:
 
 class SharedPredictor:
     """Loads at the first use, and again when another version is served. A failure is not remembered: once its cause is
-    gone, the next click works."""
+    gone, the next click works.
+
+    Any number of threads may hold the predictor at once: only in the network do they take turns, so that whoever finds
+    all patches encoded does not wait for who does not.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self._loaded: _Loaded | None = None
         self._problem = ""
-        # One click at a time: two would need twice the memory and finish no sooner.
-        self._lock = threading.Lock()
+        self._loading = threading.Lock()
+        # Of the server, not of a predictor: the one before may be finishing its last requests.
+        self._encoders, self._decoders = Turns(ENCODERS), Turns(DECODERS)
 
     @property
     def status(self) -> str:
@@ -63,35 +78,53 @@ class SharedPredictor:
     def warm_up(self) -> None:
         """Load now, so that the first click need not wait; a failure is for /info/ and the clicks to tell."""
         try:
-            with self._lock:
-                self._load()
+            self._load()
         except Sam3DError as error:
             logger.warning("the model is not ready: %s", error)
 
     @contextmanager
     def ready(self) -> Iterator[Predictor]:
-        """The predictor, for this request alone; WeightsError if it cannot be had, HTTPException 409 if untrained."""
-        with self._lock:
-            predictor = self._load()
-            if not predictor.is_trained:
-                raise answer(409, UNTRAINED)
-            yield predictor
+        """The predictor of the version that is served now, to the end of this request whatever is published meanwhile;
+        WeightsError if it cannot be had, HTTPException 409 if untrained."""
+        predictor = self._load()
+        if not predictor.is_trained:
+            raise answer(409, UNTRAINED)
+        yield predictor
 
     def _load(self) -> Predictor:
-        if self._loaded is None or not self._loaded.is_current:
-            before = self._loaded
-            try:
-                served = open_served(self.settings)
-                # A predictor of its own: embeddings of other weights are dropped with the one before.
-                predictor = Predictor(served.network, served.card, self.settings)
-            except Sam3DError as error:
-                self._problem = str(error)
-                raise
-            self._loaded = _Loaded(predictor, served.name, served.notes, served.store, served.stamp)
-            self._problem = "" if predictor.is_trained else UNTRAINED
-            if before is not None or served.name != BASE:
-                logger.info("%s is served", served.card.version)
-        return self._loaded.predictor
+        with self._loading:
+            if self._loaded is None or not self._loaded.is_current:
+                before = self._loaded
+                try:
+                    served = open_served(self.settings)
+                    network = cast(Sam3D, _InTurn(served.network, self._encoders, self._decoders))
+                    # A predictor of its own: embeddings of other weights are dropped with the one before.
+                    predictor = Predictor(network, served.card, self.settings)
+                except Sam3DError as error:
+                    self._problem = str(error)
+                    raise
+                self._loaded = _Loaded(predictor, served.name, served.notes, served.store, served.stamp)
+                self._problem = "" if predictor.is_trained else UNTRAINED
+                if before is not None or served.name != BASE:
+                    logger.info("%s is served", served.card.version)
+            return self._loaded.predictor
+
+
+class _InTurn(nn.Module):
+    """A network that lets only so many threads into its encoder and its decoder at once."""
+
+    def __init__(self, network: Sam3D, encoders: Turns, decoders: Turns) -> None:
+        super().__init__()
+        self.network, self.settings = network, network.settings
+        self._encoders, self._decoders = encoders, decoders
+
+    def encode(self, patch: Tensor) -> Embedding:
+        with self._encoders:
+            return self.network.encode(patch)
+
+    def decode(self, embedding: Embedding, point_coords: Tensor, point_labels: Tensor) -> Tensor:
+        with self._decoders:
+            return self.network.decode(embedding, point_coords, point_labels)
 
 
 UNTRAINED = (

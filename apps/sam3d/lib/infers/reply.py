@@ -1,7 +1,7 @@
 """The mask file of a reply, and what its params say about it.
 
 Files are written from memory: an NRRD for the viewers (uint8, raw, i fastest, as OHIF copies it byte by byte) or a
-NIfTI. The server deletes a reply after it has sent it; what it forgets is removed at a later reply.
+NIfTI. Whoever sends a reply deletes it; what is forgotten is removed at a later reply.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import os
 import tempfile
+import threading
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -56,10 +57,11 @@ def describe(label_map: LabelMap, labels: Sequence[str]) -> tuple[dict[str, int]
 
 
 class ReplyFiles:
-    """Writes reply files into the folder for temporary files, whole or not at all."""
+    """Writes reply files into the folder for temporary files, whole or not at all; for several threads at once."""
 
     def __init__(self) -> None:
         self._written: deque[tuple[float, Path]] = deque()
+        self._lock = threading.Lock()
 
     def write(self, label_map: LabelMap, affine: NDArray[np.float64], file_format: str, is_compressed: bool) -> Path:
         """The path of a new file with label_map (I, J, K) on the grid of `affine`, index to RAS mm; OSError if full."""
@@ -74,13 +76,15 @@ class ReplyFiles:
                 else:
                     _write_nifti(file, label_map, affine, file_format == ".nii.gz")
             on_failure.pop_all()
-        self._written.append((time.monotonic(), path))
+        with self._lock:
+            self._written.append((time.monotonic(), path))
         return path
 
     def _remove_forgotten(self) -> None:
-        """The server leaves a reply behind if it fails between our answer and its own (output=dicom_seg can)."""
-        while self._written and time.monotonic() - self._written[0][0] > FORGOTTEN_AFTER_S:
-            self._written.popleft()[1].unlink(missing_ok=True)
+        """Whoever asked the app without the door of lib.serving may not have deleted its reply."""
+        with self._lock:
+            while self._written and time.monotonic() - self._written[0][0] > FORGOTTEN_AFTER_S:
+                self._written.popleft()[1].unlink(missing_ok=True)
 
 
 def _write_nrrd(file: BinaryIO, label_map: LabelMap, affine: NDArray[np.float64], is_compressed: bool) -> None:

@@ -1,0 +1,53 @@
+"""What Next Sample gives: the first or any of the unlabelled cases that nobody else has been given.
+
+The stock strategies ask the datastore about every image there is; these ask it once.
+"""
+
+from __future__ import annotations
+
+import random
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from monailabel.interfaces.datastore import Datastore
+from monailabel.interfaces.tasks.strategy import Strategy
+
+from lib.activelearning.leases import Leases
+
+
+class LeasedStrategy(Strategy):
+    """A choice among the unlabelled images that no other client has; `client_id` in the request says who asks."""
+
+    def __init__(self, description: str, leases: Leases) -> None:
+        super().__init__(description)
+        self._leases = leases
+
+    def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any] | None:
+        unlabelled = datastore.get_unlabeled_images(request.get("label_tag"), request.get("labels"))
+        image = self._leases.give(unlabelled, str(request.get("client_id")), self.choose)
+        return None if image is None else {"id": image}
+
+    @abstractmethod
+    def choose(self, images: Sequence[str]) -> str:
+        """One of `images`, of which there is at least one."""
+
+
+class First(LeasedStrategy):
+    """In the order of their names, one after the other."""
+
+    def __init__(self, leases: Leases) -> None:
+        super().__init__("The first unlabelled case that nobody else has", leases)
+
+    def choose(self, images: Sequence[str]) -> str:
+        return min(images)
+
+
+class Random(LeasedStrategy):
+    """Any, each as likely as the other."""
+
+    def __init__(self, leases: Leases) -> None:
+        super().__init__("Any unlabelled case that nobody else has", leases)
+
+    def choose(self, images: Sequence[str]) -> str:
+        return random.choice(images)

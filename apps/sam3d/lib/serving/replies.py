@@ -1,0 +1,66 @@
+"""From the result of a task to the answer of /infer, in the four shapes that MONAI Label's clients ask for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from fastapi.responses import JSONResponse, Response
+from monailabel.datastore.dicom import DICOMWebDatastore
+from monailabel.datastore.utils.convert import nifti_to_dicom_seg
+from monailabel.interfaces.datastore import Datastore
+from monailabel.utils.others.generic import get_mime_type
+from requests_toolbelt import MultipartEncoder
+
+from lib.infers.failures import answer
+from lib.infers.reply import FORMATS
+
+DICOM_SEG = "dicom_seg"
+OUTPUTS = ("image", "json", "all", DICOM_SEG)
+
+
+def check_output(output: str, params: dict[str, Any], datastore: Datastore) -> None:
+    """HTTPException 422 for an `output` that cannot be had: before, not after, the work is done."""
+    if output and output not in OUTPUTS:
+        raise answer(422, f"output is {output[:40]!r}: it must be one of {list(OUTPUTS)}")
+    if output != DICOM_SEG:
+        return
+    if not isinstance(datastore, DICOMWebDatastore):
+        raise answer(422, "output=dicom_seg needs DICOM studies: start the server on a DICOMweb address")
+    info = params.get("label_info")
+    if not isinstance(info, list) or not info or not all(isinstance(each, dict) for each in info):
+        raise answer(422, 'output=dicom_seg needs label_info in params, as in [{"name": "tumour"}], in order of values')
+
+
+def reply_to(result: dict[str, Any], output: str) -> Response:
+    """The answer with the mask's bytes (`image`), the params (`json`) or both (nothing, or `all`).
+
+    From memory: a file would be left behind whenever a client goes away before it has read its answer.
+    """
+    params, mask = result["params"], Path(result["file"])
+    if output == "json":
+        return JSONResponse(params)
+    content, kind = mask.read_bytes(), get_mime_type(mask.name)
+    if output == "image":
+        return _attachment(content, mask.name, kind)
+    form = MultipartEncoder(
+        {"params": (None, json.dumps(params), "application/json"), "image": (mask.name, content, kind)}
+    )
+    return Response(form.to_string(), media_type=form.content_type)
+
+
+def dicom_seg_of(result: dict[str, Any], image_path: str, label_info: list[dict[str, Any]]) -> Response:
+    """The answer with the mask as a DICOM SEG of the series, whose instances the datastore keeps beside its image."""
+    series = next((image_path.removesuffix(ending) for ending in FORMATS if image_path.endswith(ending)), image_path)
+    path = nifti_to_dicom_seg(series, result["file"], label_info, use_itk=True)
+    if not path:
+        raise answer(422, "the mask is empty, and a DICOM SEG cannot be: click on something first")
+    try:
+        return _attachment(Path(path).read_bytes(), Path(path).name, "application/dicom")
+    finally:
+        Path(path).unlink(missing_ok=True)
+
+
+def _attachment(content: bytes, name: str, kind: str) -> Response:
+    return Response(content, media_type=kind, headers={"content-disposition": f'attachment; filename="{name}"'})
