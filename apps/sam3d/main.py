@@ -24,6 +24,7 @@ from monailabel.interfaces.tasks.infer_v2 import InferTask
 from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.interfaces.tasks.train import TrainTask
 
+from lib.activelearning.strategies import next_case
 from lib.configs.sam3d import Sam3DConfig
 from lib.infers.failures import answer, as_answers
 from lib.infers.images import find_image
@@ -114,12 +115,7 @@ class MyApp(MONAILabelApp):
 
     def next_sample(self, request: dict[str, Any]) -> dict[str, Any]:
         """Id and path of a case that nobody else works on, by a strategy; empty if none is left to label."""
-        strategy = self._strategies.get(request.get("strategy") or "random")
-        if strategy is None:
-            name = str(request["strategy"])[:80]
-            raise answer(404, f"there is no strategy {name!r} here: the strategies are {sorted(self._strategies)}")
-        sample = strategy(request, self.datastore())
-        return {**sample, "path": find_image(sample["id"], self.datastore(), ())} if sample else {}
+        return next_case(self._strategies, request, self.datastore())
 
     def on_save_label(self, image_id: str, label_id: str) -> None:
         """Called by the server once the datastore has a label that a client sent."""

@@ -14,6 +14,8 @@ from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.strategy import Strategy
 
 from lib.activelearning.leases import Leases
+from lib.infers.failures import answer
+from lib.infers.images import find_image
 
 
 class LeasedStrategy(Strategy):
@@ -51,3 +53,16 @@ class Random(LeasedStrategy):
 
     def choose(self, images: Sequence[str]) -> str:
         return random.choice(images)
+
+
+def next_case(strategies: Mapping[str, Strategy], request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
+    """Id and path of a case by the strategy that the request names; empty if none is left, HTTPException if refused.
+
+    A case whose image cannot be had stays leased, so that the one who asks again gets another.
+    """
+    name = request.get("strategy") or "random"
+    strategy = strategies.get(name) if isinstance(name, str) else None
+    if strategy is None:
+        raise answer(404, f"there is no strategy {str(name)[:80]!r} here: the strategies are {sorted(strategies)}")
+    sample = strategy(request, datastore)
+    return {**sample, "path": find_image(sample["id"], datastore, ())} if sample else {}

@@ -1,0 +1,167 @@
+"""Whom Next Sample gives which case, by a clock of the test's own, and how often it asks the datastore."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from fastapi import HTTPException
+from monailabel.datastore.local import LocalDatastore
+
+from lib.activelearning.leases import SAVED_S, Leases
+from lib.activelearning.strategies import First, LeasedStrategy, Random, next_case
+
+CASES = ["a", "b", "c"]
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def leases(clock: Clock) -> Leases:
+    return Leases(60.0, clock)
+
+
+def given(leases: Leases, client: str, unlabelled: list[str] | None = None) -> str | None:
+    return leases.give(CASES if unlabelled is None else unlabelled, client, min)
+
+
+def test_clients_get_different_cases(leases: Leases) -> None:
+    assert [given(leases, client) for client in ("x", "y", "z")] == ["a", "b", "c"]
+
+
+def test_a_hundred_clients_at_once_get_a_hundred_cases() -> None:
+    images = [f"case{number:03}" for number in range(100)]
+    leases, together = Leases(60.0), threading.Barrier(100)
+
+    def ask(number: int) -> str | None:
+        together.wait(60)
+        return Random(leases)({"client_id": str(number)}, _Listing(images))["id"]
+
+    with ThreadPoolExecutor(100) as pool:
+        assert sorted(pool.map(ask, range(100))) == images
+
+
+def test_a_lease_runs_out(leases: Leases, clock: Clock) -> None:
+    assert given(leases, "x") == "a"
+    clock.now += 59.0
+    assert given(leases, "y") == "b"
+    clock.now += 1.0
+    assert given(leases, "z") == "a"
+
+
+def test_a_click_renews_it_and_takes_a_case_that_nobody_has(leases: Leases, clock: Clock) -> None:
+    assert given(leases, "x") == "a"
+    clock.now += 50.0
+    leases.renew("a", "x")
+    leases.renew("b", "y")
+    clock.now += 50.0
+    assert given(leases, "z") == "c"
+    clock.now += 10.0
+    assert given(leases, "w") == "a"
+
+
+def test_a_click_of_another_does_not_take_a_case_away(leases: Leases) -> None:
+    given(leases, "x", ["a"])
+    leases.renew("a", "y")
+    assert given(leases, "x", ["a"]) == "a"
+    with pytest.raises(HTTPException):
+        given(leases, "y", ["a"])
+
+
+def test_a_saved_case_is_nobody_s_and_not_offered_while_the_list_may_be_old(leases: Leases, clock: Clock) -> None:
+    assert given(leases, "x") == "a"
+    leases.end("a")
+    assert given(leases, "x") == "b"
+    assert given(leases, "y") == "c"
+    assert given(leases, "x") == "b"  # her own again, not the one just saved
+    clock.now += SAVED_S - 1
+    assert given(leases, "x", ["a"]) is None
+    clock.now += 1
+    assert given(leases, "y", ["a"]) == "a"  # what was saved was no final label
+
+
+def test_who_has_all_that_is_left_goes_round(leases: Leases, clock: Clock) -> None:
+    seen = []
+    for _ in range(7):
+        seen.append(given(leases, "x"))
+        clock.now += 1.0
+    assert seen == ["a", "b", "c", "a", "b", "c", "a"]
+
+
+def test_when_others_have_all_that_is_left_it_says_how_long(leases: Leases, clock: Clock) -> None:
+    for client in ("x", "y", "z"):
+        given(leases, client)
+        clock.now += 5.0
+    with pytest.raises(HTTPException) as refusal:
+        given(leases, "w")
+    assert refusal.value.status_code == 409
+    assert "last 3 cases" in refusal.value.detail
+    assert "in 45 s" in refusal.value.detail
+
+
+def test_none_is_left_when_all_are_labelled(leases: Leases) -> None:
+    assert given(leases, "x", []) is None
+    assert next_case({"first": First(leases)}, {"strategy": "first"}, _Listing([])) == {}
+
+
+class _Listing(LocalDatastore):
+    """A local datastore whose images need not exist; counts what it is asked."""
+
+    def __init__(self, images: list[str]) -> None:
+        self.images, self.asked = images, Counter[str]()
+
+    def __getattribute__(self, name: str) -> Any:
+        if name.startswith(("get_", "list_", "update_", "status", "datalist", "json")):
+            object.__getattribute__(self, "asked")[name] += 1
+        return object.__getattribute__(self, name)
+
+    def get_unlabeled_images(self, *_: object) -> list[str]:
+        return self.images
+
+    def list_images(self) -> list[str]:
+        return self.images
+
+    def get_image_uri(self, image_id: str) -> str:
+        return f"/studies/{image_id}.nii.gz"
+
+
+@pytest.mark.parametrize("strategy", [First, Random])
+def test_ten_thousand_images_take_as_many_questions_as_two(strategy: type[LeasedStrategy]) -> None:
+    counts = []
+    for n_images in (2, 10_000):
+        datastore = _Listing([f"case{number:05}" for number in range(n_images)])
+        strategies = {"some": strategy(Leases(60.0))}
+        found = [next_case(strategies, {"strategy": "some", "client_id": "x"}, datastore) for _ in range(2)]
+        assert found[0]["id"] != found[1]["id"]
+        assert found[0]["path"] == f"/studies/{found[0]['id']}.nii.gz"
+        counts.append(datastore.asked)
+    assert counts[0] == counts[1]
+    assert counts[1].total() == 2 * 3
+
+
+def test_first_goes_by_name_and_random_reaches_every_case() -> None:
+    images = ["c", "a", "b"]
+    assert First(Leases(60.0)).choose(images) == "a"
+    assert {Random(Leases(60.0)).choose(images) for _ in range(200)} == set(images)
+
+
+@pytest.mark.parametrize("name", ["nobody", ["first"], {"a": 1}])
+def test_an_unknown_strategy_is_refused(name: Any) -> None:
+    with pytest.raises(HTTPException) as refusal:
+        next_case({"first": First(Leases(60.0))}, {"strategy": name}, _Listing([]))
+    assert refusal.value.status_code == 404
+    assert "['first']" in refusal.value.detail
