@@ -6,7 +6,7 @@ STUDIES ?= demo/studies
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 export VENV PYTHON CPU
 .DEFAULT_GOAL := help
-.PHONY: help setup format lint types test test-fast demo bench lock clean
+.PHONY: help setup format lint types test test-fast e2e demo bench lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -23,11 +23,14 @@ lint: setup ## ruff, rules and format
 types: setup ## mypy
 	mypy
 
-test: lint types ## everything that is checked: lint, types, all tests
-	python -m pytest
+test: lint types ## what is checked without a browser: lint, types, all tests but those
+	python -m pytest --ignore=tests/e2e
 
 test-fast: setup ## the tests that take seconds and start no server
 	python -m pytest -m "not slow and not app and not e2e and not data and not gpu"
+
+e2e: setup ## the browser specs, with what they measured (installs chromium and orthanc where it may)
+	requirements/browser.sh && python -m pytest tests/e2e
 
 demo: setup ## serve the demo studies on 127.0.0.1 (PORT=8000, STUDIES=demo/studies)
 	python apps/sam3d/cli.py demo --studies "$(STUDIES)" --port $(PORT)

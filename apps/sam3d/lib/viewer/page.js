@@ -36,6 +36,10 @@
     #sam3d-training { color: #a0a8ff; overflow-wrap: anywhere; }`;
   document.head.appendChild(style);
 
+  /* Who annotates, so that no two are given the same case: a name of this browser's, kept from page to page. */
+  const CLIENT = window.localStorage.getItem('sam3d.client') || `ohif-${Math.random().toString(36).slice(2)}`;
+  window.localStorage.setItem('sam3d.client', CLIENT);
+
   let session = null; // what belongs to the panel on the screen; see begin()
 
   window.setInterval(() => {
@@ -227,7 +231,7 @@
     };
     client.infer = (model, image, params) => {
       of.clicks = Object.fromEntries(Object.entries(params).filter(([, value]) => isClickList(value)));
-      return heard(infer.call(client, model, image, params));
+      return heard(infer.call(client, model, image, { ...params, client_id: CLIENT }));
     };
     client.run_train = (params) => {
       of.nextLook = 0;
@@ -235,7 +239,7 @@
     };
     client.stop_train = () => heard(stopTrain.call(client));
     client.next_sample = async (strategy, params) => {
-      const response = await heard(nextSample.call(client, strategy, params));
+      const response = await heard(nextSample.call(client, strategy, { ...params, client_id: CLIENT }));
       /* An answer without a case opens an empty form, whose OK leads to a study named "undefined". */
       if (response.status === 200 && !response.data.StudyInstanceUID) {
         of.failure = 'No case is left: all of them have a label, or are with other annotators';
@@ -499,7 +503,7 @@
   function putLabel(of, data, labelInfo) {
     const model = of.panel.actions.pointprompts.current.getSelectedModel();
     const form = new FormData();
-    form.append('params', JSON.stringify({ label_info: labelInfo, model, clicks: of.clicks }));
+    form.append('params', JSON.stringify({ label_info: labelInfo, model, clicks: of.clicks, client_id: CLIENT }));
     form.append('label', new Blob([data]), 'label.bin');
     const address = new URL('datastore/label', SERVER);
     address.searchParams.set('image', of.series);

@@ -1,0 +1,131 @@
+"""One archive, one server and one browser for all specs; a page of its own for each, with a trace and a picture if it
+fails."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+from archives import DemoArchive
+from playwright.sync_api import Browser, sync_playwright
+
+from archive import Orthanc, orthanc_program, store
+from series import LAYOUTS, Case, write_case
+from serving import Server
+from viewer import Viewer
+
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+CHROMIUM_ARGUMENTS = [
+    *("--no-sandbox", "--disable-gpu", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"),
+    *("--ignore-gpu-blocklist", "--disable-quic", "--no-first-run", "--disable-background-networking"),
+    *("--disable-component-update", "--disable-sync", "--disable-dev-shm-usage"),
+    # The viewer asks for a font of the internet: what is not on this machine is not there.
+    "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",
+]
+WINDOW = {"width": 1500, "height": 950}
+REPORTS = Path(__file__).parents[2] / "build" / "e2e"
+CONF = {
+    "labels": "lesion,liver",
+    "max_clicks": "8",
+    "max_epochs": "2",
+    "steps_per_epoch": "1",
+    "train_batch_size": "1",
+    "click_rounds": "1",
+}
+figures: list[str] = []
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.e2e)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if figures:
+        terminalreporter.section("what the browser measured")
+        terminalreporter.write_line("\n".join(figures))
+
+
+class ArchiveServer(Server):
+    """A server of DICOMweb studies that looks at the archive anew for every question."""
+
+    def _environment(self) -> dict[str, str]:
+        return {**super()._environment(), "MONAI_LABEL_DICOMWEB_CACHE_EXPIRY": "1"}
+
+
+def free_port() -> int:
+    """A port of loopback that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a DICOMweb server that holds nothing yet."""
+    folder = tmp_path_factory.mktemp("archive") / "instances"
+    running: AbstractContextManager[Orthanc | DemoArchive]
+    if orthanc_program():
+        running = Orthanc(folder, free_port())
+    else:
+        folder.mkdir()
+        running = DemoArchive(folder, free_port())
+    with running as started:
+        figures.append(f"archive: {type(started).__name__}")
+        yield started.url
+
+
+@pytest.fixture(scope="session")
+def cases(archive: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
+    """A series of each layout, in the archive."""
+    written = {}
+    for seed, (name, layout) in enumerate(LAYOUTS.items(), start=100):
+        folder = tmp_path_factory.mktemp(name)
+        written[name] = write_case(folder, name, layout, seed)
+        store(archive, folder)
+    return written
+
+
+@pytest.fixture(scope="session")
+def server(archive: str, cases: dict[str, Case], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The app on the archive, with a training that takes seconds."""
+    folder = tmp_path_factory.mktemp("server")
+    conf = {**CONF, "model_folder": str(folder / "model")}
+    with ArchiveServer(folder, archive, conf) as running:  # type: ignore[arg-type]  # an address, not a folder
+        yield running
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Chromium, which is not Playwright's own."""
+    if not CHROMIUM:
+        pytest.skip("no Chromium: install Debian's package chromium, or name a program in CHROMIUM")
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_ARGUMENTS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def viewer(browser: Browser, server: Server, request: pytest.FixtureRequest) -> Iterator[Viewer]:
+    """A page of the viewer; what it did is kept in build/e2e if the spec fails."""
+    failed_before = request.session.testsfailed
+    context = browser.new_context(viewport=WINDOW)
+    context.tracing.start(name=request.node.name)
+    opened = Viewer(context.new_page(), server.url)
+    yield opened
+    if request.session.testsfailed > failed_before:
+        kept = REPORTS / re.sub(r"\W+", "-", request.node.name)
+        kept.mkdir(parents=True, exist_ok=True)
+        opened.page.screenshot(path=kept / "page.png")
+        (kept / "console.txt").write_text("\n".join(opened.console))
+        (kept / "server.log").write_text(server.log_tail())
+        context.tracing.stop(path=kept / "trace.zip")
+    context.close()

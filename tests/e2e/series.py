@@ -1,0 +1,92 @@
+"""The patients of the specs: phantoms as DICOM series, in the ways scanners lay slices."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+from scipy.spatial.transform import Rotation
+
+from lib.dicom_writing import SeriesInfo, on_dicom_grid, write_series
+from lib.synthesis.phantoms import make_phantom
+
+LPS_RAS = np.diag([-1.0, -1.0, 1.0])
+Voxel = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A series and the truth about it, on the grid (I, J, K) that both the viewer and the server count voxels on."""
+
+    info: SeriesInfo
+    affine: NDArray[np.float64]
+    label_map: NDArray[np.uint8]
+    names: tuple[str, ...]
+
+    @property
+    def study(self) -> str:
+        return self.info.study_uid
+
+    @property
+    def series(self) -> str:
+        return self.info.uid()
+
+    def mask(self, name: str) -> NDArray[np.bool_]:
+        """The largest connected part of a structure."""
+        parts, count = ndimage.label(self.label_map == self.names.index(name) + 1)
+        sizes = ndimage.sum_labels(np.ones_like(parts), parts, range(1, count + 1))
+        return np.asarray(parts == int(np.argmax(sizes)) + 1)
+
+    def deepest(self, name: str) -> Voxel:
+        """The voxel of that part farthest from its surface."""
+        spacing = np.linalg.norm(self.affine[:3, :3], axis=0)
+        depth = ndimage.distance_transform_edt(np.pad(self.mask(name), 1), sampling=spacing)
+        i, j, k = np.unravel_index(int(depth.argmax()), depth.shape)
+        return int(i) - 1, int(j) - 1, int(k) - 1
+
+    def lps_mm(self, voxel: Voxel) -> list[float]:
+        """Where the voxel's centre is in the patient, as DICOM counts millimetres."""
+        return [float(value) for value in LPS_RAS @ (self.affine[:3, :3] @ np.array(voxel) + self.affine[:3, 3])]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How slices lie and in which order they are numbered. Orientation codes are those of axes i, j, k."""
+
+    orientation: str = "LPS"
+    shape: Voxel = (104, 96, 44)
+    spacing_mm: tuple[float, float, float] = (2.2, 2.2, 4.0)
+    order: str = "ascending"
+    rotation_deg: tuple[float, float, float] | None = None
+
+
+LAYOUTS = {
+    "ascending": Layout(),
+    "descending": Layout(order="descending"),
+    "oblique": Layout(spacing_mm=(2.2, 2.6, 3.5), order="shuffled", rotation_deg=(18.0, -11.0, 14.0)),
+    "sagittal": Layout("PIR", shape=(96, 72, 80), spacing_mm=(2.3, 2.6, 2.9)),
+    "anisotropic": Layout(shape=(120, 112, 30), spacing_mm=(1.9, 1.9, 5.0), order="descending"),
+    "coronal": Layout("LIP", shape=(104, 72, 76), spacing_mm=(2.2, 2.6, 3.0)),
+    "prone": Layout("RAS", order="descending"),
+    "feet-first": Layout("RPI"),
+}
+
+
+def write_case(folder: Path, name: str, layout: Layout, seed: int) -> Case:
+    """Write the series of a phantom into `folder`, and return what is known about it."""
+    turn = layout.rotation_deg and Rotation.from_euler("xyz", layout.rotation_deg, degrees=True).as_matrix()
+    phantom = make_phantom(seed, layout.shape, layout.spacing_mm, layout.orientation, rotation=turn)
+    array, affine = on_dicom_grid(phantom.array, phantom.affine)
+    label_map, _ = on_dicom_grid(phantom.label_map, phantom.affine)
+    planes = list(range(array.shape[2]))
+    orders = {
+        "ascending": planes,
+        "descending": planes[::-1],
+        "shuffled": np.random.default_rng(seed).permutation(planes).tolist(),
+    }
+    info = SeriesInfo(f"E2E-{name}", f"Phantom^{name}", description=name)
+    write_series(folder, array, affine, info, orders[layout.order])
+    return Case(info, affine, label_map, phantom.names)

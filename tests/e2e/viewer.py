@@ -1,0 +1,267 @@
+"""OHIF as an annotator sees it: page objects, so that specs say what is done and not where it is on the page.
+
+Everything waits for a signal of the viewer (an image rendered, a point made, a mask painted), never for a time.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from playwright.sync_api import Dialog, Locator, Page, Request, expect
+
+PLANES = ("axial", "sagittal", "coronal")
+PATIENCE_MS = 120_000
+
+VOLUME = "window.cornerstone.cache.getVolumes().find((volume) => volume.loadStatus && volume.loadStatus.loaded)"
+
+# Scroll every viewport to a place in the patient; where is it then on the page? Resolves when all have rendered it.
+SHOW = """async (lps) => {
+  const places = {};
+  for (const viewport of window.cornerstone.getRenderingEngines()[0].getViewports()) {
+    const rendered = new Promise((resolve) => viewport.element.addEventListener(
+      window.cornerstone.Enums.Events.IMAGE_RENDERED, resolve, { once: true }));
+    viewport.jumpToWorld(lps);
+    viewport.render();
+    await rendered;
+    const [x, y] = viewport.worldToCanvas(lps);
+    const box = viewport.canvas.getBoundingClientRect();
+    places[viewport.id] = { x: box.x + x, y: box.y + y };
+  }
+  return places;
+}"""
+BOX = """(id) => {
+  const box = window.cornerstone.getRenderingEngines()[0].getViewport(id).canvas.getBoundingClientRect();
+  return { x: box.x, y: box.y, width: box.width, height: box.height };
+}"""
+ACTIVE = "() => window.services.viewportGridService.getState().activeViewportId"
+POINTS = """() => window.cornerstoneTools.annotation.state.getAllAnnotations()
+  .filter((annotation) => annotation.metadata.toolName === 'ProbeMONAILabel').length"""
+LABELMAP = """() => {
+  const volume = window.services.segmentationService.getLabelmapVolume('1');
+  const values = volume.voxelManager.getCompleteScalarDataArray();
+  let text = '';
+  for (let start = 0; start < values.length; start += 32768) {
+    text += String.fromCharCode(...values.subarray(start, start + 32768));
+  }
+  const segments = Object.values(window.services.segmentationService.getSegmentation('1').segments).filter(Boolean);
+  return { size: volume.dimensions, voxels: btoa(text),
+    names: Object.fromEntries(segments.map((segment) => [segment.label, segment.segmentIndex])) };
+}"""
+
+
+@dataclass
+class Run:
+    """One request for a mask, as the page sent it, and what came back."""
+
+    params: dict[str, Any]
+    status: int
+    content: bytes
+
+
+@dataclass
+class Viewer:
+    """One browser page at one server."""
+
+    page: Page
+    server: str
+    console: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.page.set_default_timeout(PATIENCE_MS)
+        self.page.on("console", lambda message: self.console.append(f"{message.type}: {message.text}"))
+        self.page.on("pageerror", lambda error: self.console.append(f"page error: {error}"))
+
+    # ------------------------------------------------------------------ ways to a case
+
+    def open_study_list(self) -> StudyList:
+        """The page the viewer starts with."""
+        self.page.goto(f"{self.server}/ohif/", wait_until="domcontentloaded")
+        studies = StudyList(self)
+        studies.rows.first.wait_for()
+        return studies
+
+    def open(self, study: str) -> None:
+        """A study in the MONAI Label mode, loaded, and the panel connected by itself."""
+        address = f"{self.server}/ohif/monai-label?StudyInstanceUIDs={study}"
+        self.page.goto(address, wait_until="domcontentloaded")
+        self.wait_until_ready()
+
+    def wait_until_ready(self) -> None:
+        """Until the case is loaded and the panel has connected; then its click tab is opened."""
+        self.bar.wait_for()
+        notice = self.page.get_by_text("Confirm and Hide")
+        if notice.is_visible():
+            notice.click()
+        self.page.wait_for_function(f"() => {VOLUME} !== undefined")
+        self.page.locator("label.tab-label", has_text="Point Prompts").click()
+        self.run_button.wait_for()
+
+    # ------------------------------------------------------------------ what is on the page
+
+    @property
+    def bar(self) -> Locator:
+        return self.page.locator("#sam3d-bar")
+
+    @property
+    def status(self) -> Locator:
+        return self.bar.get_by_role("status")
+
+    @property
+    def run_button(self) -> Locator:
+        return self.page.get_by_title("Run PointPrompts")
+
+    def button(self, name: str) -> Locator:
+        return self.page.get_by_role("button", name=name, exact=True)
+
+    def labelmap(self) -> dict[str, NDArray[np.bool_]]:
+        """Mask (I, J, K) by label, of the voxels that the viewer shows."""
+        shown = self.page.evaluate(LABELMAP)
+        voxels = np.frombuffer(base64.b64decode(shown["voxels"]), np.uint8).reshape(shown["size"], order="F")
+        return {name: voxels == segment for name, segment in shown["names"].items()}
+
+    def image_size(self) -> tuple[int, ...]:
+        """Columns, rows and slices of the volume on the screen."""
+        return tuple(self.page.evaluate(f"() => Array.from({VOLUME}.dimensions)"))
+
+    # ------------------------------------------------------------------ clicks
+
+    def choose(self, label: str) -> None:
+        """A row of the click tab: the label that clicks, brushes and undo are for."""
+        tab = self.page.locator(".tab", has=self.run_button)
+        tab.locator("tr.clickable-row", has=self.page.get_by_text(label, exact=True)).click()
+
+    def click_at(self, lps_mm: Sequence[float], plane: str = "axial") -> None:
+        """A click at a place in the patient, in a viewport that shows it."""
+        self.page.evaluate(SHOW, list(lps_mm))
+        self._activate(plane)
+        place = self.page.evaluate(SHOW, list(lps_mm))[f"mpr-{plane}"]
+        self._click(place["x"], place["y"])
+
+    def click_in(self, plane: str, across: float, down: float) -> None:
+        """A click in fractions of a viewport's width and height, on the slice that it shows."""
+        self._activate(plane)
+        box = self.page.evaluate(BOX, f"mpr-{plane}")
+        self._click(box["x"] + across * box["width"], box["y"] + down * box["height"])
+
+    def drag_in(self, plane: str, start: tuple[float, float], end: tuple[float, float]) -> None:
+        """A stroke of the mouse, in fractions of a viewport."""
+        self._activate(plane)
+        box = self.page.evaluate(BOX, f"mpr-{plane}")
+        at = [(box["x"] + across * box["width"], box["y"] + down * box["height"]) for across, down in (start, end)]
+        self.page.mouse.move(*at[0])
+        self.page.mouse.down()
+        self.page.mouse.move(*at[1], steps=8)
+        self.page.mouse.up()
+
+    def _activate(self, plane: str) -> None:
+        """The first press in a viewport only activates it: on its edge, where no second one makes a double click."""
+        viewport = f"mpr-{plane}"
+        if self.page.evaluate(ACTIVE) != viewport:
+            box = self.page.evaluate(BOX, viewport)
+            self.page.mouse.click(box["x"] + 0.1 * box["width"], box["y"] + 0.9 * box["height"])
+            self.page.wait_for_function(f"() => ({ACTIVE})() === '{viewport}'")
+
+    def _click(self, x: float, y: float) -> None:
+        points = self.page.evaluate(POINTS)
+        self.page.mouse.move(x, y)
+        self.page.mouse.down()
+        self.page.mouse.up()
+        self.page.wait_for_function(f"(before) => ({POINTS})() > before", arg=points)
+
+    # ------------------------------------------------------------------ runs
+
+    def run(self) -> Run:
+        """Press Run and wait for what becomes of it."""
+        with self.answered() as answers:
+            self.run_button.click()
+        return answers[-1]
+
+    @contextmanager
+    def answered(self) -> Iterator[list[Run]]:
+        """Wait, at the end, for the answer to one request for a mask, and until it is painted or refused."""
+        runs: list[Run] = []
+        painted = int(self.bar.get_attribute("data-painted") or 0)
+        with self.page.expect_response(re.compile(r"/infer/"), timeout=PATIENCE_MS) as answer:
+            yield runs
+        response = answer.value
+        runs.append(Run(sent_params(response.request), response.status, response.body()))
+        if response.ok:
+            expect(self.bar).to_have_attribute("data-painted", str(painted + 1), timeout=PATIENCE_MS)
+        expect(self.bar).not_to_have_attribute("data-state", "running", timeout=PATIENCE_MS)
+
+    # ------------------------------------------------------------------ storing
+
+    def submit(self) -> str:
+        """Press Submit; what the bar says about it in the end."""
+        self.button("Submit label").click()
+        expect(self.bar).not_to_have_attribute("data-state", "running", timeout=PATIENCE_MS)
+        return self.status.inner_text()
+
+    # ------------------------------------------------------------------ active learning
+
+    def open_learning(self) -> None:
+        """The tab with Next Sample and Update Model."""
+        switch = self.page.locator("input.tab-switch[name=activelearning]")
+        if not switch.is_checked():
+            self.page.locator("label.tab-label", has_text="Active Learning").click()
+
+    def next_sample(self, strategy: str) -> tuple[str, str]:
+        """Ask for a case and take it: the address asked, and the study that was loaded."""
+        self.open_learning()
+        self.page.locator(".tab select.actionInput").select_option(strategy)
+        with self.page.expect_response(re.compile(r"/activelearning/")) as answer:
+            self.button("Next Sample").click()
+        study = answer.value.json()["StudyInstanceUID"]
+        # The viewer asks whether to reload. A page with changes would be asked about once more.
+        self.page.once("dialog", lambda dialog: dialog.accept())
+        self.page.locator(".nextSampleForm button.actionButton").click()
+        self.page.wait_for_url(re.compile(re.escape(study)))
+        self.wait_until_ready()
+        return answer.value.url, study
+
+
+@dataclass
+class StudyList:
+    """The list of studies that the viewer opens with."""
+
+    viewer: Viewer
+
+    @property
+    def rows(self) -> Locator:
+        return self.viewer.page.locator("table tbody tr")
+
+    def open(self, patient: str) -> None:
+        """Unfold a patient's study and choose the MONAI Label mode."""
+        page = self.viewer.page
+        self.rows.filter(has_text=patient).first.click()
+        page.get_by_role("button", name="MONAI Label").click()
+        self.viewer.wait_until_ready()
+
+
+class Dialogs:
+    """What the page asks its user, answered as told; `said` are the questions."""
+
+    def __init__(self, page: Page, accept: bool) -> None:
+        self.said: list[str] = []
+        self.accept = accept
+        page.on("dialog", self._answer)
+
+    def _answer(self, dialog: Dialog) -> None:
+        self.said.append(dialog.message or dialog.type)
+        dialog.accept() if self.accept else dialog.dismiss()
+
+
+def sent_params(request: Request) -> dict[str, Any]:
+    """The field `params` of a multipart request."""
+    body = request.post_data_buffer or b""
+    found = re.search(rb'name="params"\r\n\r\n(.*?)\r\n--', body, re.DOTALL)
+    assert found, f"{request.url} was sent without params"
+    return json.loads(found.group(1))
