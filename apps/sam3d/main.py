@@ -26,6 +26,8 @@ from monailabel.interfaces.tasks.train import TrainTask
 
 from lib.activelearning.strategies import next_case
 from lib.configs.sam3d import Sam3DConfig
+from lib.datastore.opening import open_datastore
+from lib.datastore.versioned import VersionedDatastore
 from lib.infers.failures import answer, as_answers
 from lib.infers.images import find_image
 from lib.infers.task import first_of
@@ -58,6 +60,10 @@ class MyApp(MONAILabelApp):
             version="0.1.0",
             labels=self.config.labels,
         )
+
+    def init_datastore(self) -> Datastore:
+        own = open_datastore(self.studies, self.config.labels, lambda: self.config.model.served_name)
+        return own or super().init_datastore()
 
     def init_infers(self) -> dict[str, InferTask]:
         return self.config.infers()
@@ -117,10 +123,12 @@ class MyApp(MONAILabelApp):
         """Id and path of a case that nobody else works on, by a strategy; empty if none is left to label."""
         return next_case(self._strategies, request, self.datastore())
 
-    def on_save_label(self, image_id: str, label_id: str) -> None:
-        """Called by the server once the datastore has a label that a client sent."""
+    def on_save_label(self, image_id: str, label_id: str) -> dict[str, Any]:
+        """Called by the server once the datastore has a label that a client sent; what the reply says beside its id."""
         super().on_save_label(image_id, label_id)
         self.config.leases.end(image_id)
+        datastore = self.datastore()
+        return datastore.saved_note(image_id) if isinstance(datastore, VersionedDatastore) else {}
 
     def _infer_task(self, model: object) -> InferTask:
         task = self._infers.get(model) if isinstance(model, str) else None
