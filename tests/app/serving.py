@@ -43,7 +43,7 @@ class Server:
     """
 
     def __init__(
-        self, folder: Path, studies: Path, conf: Mapping[str, str] | None = None, file_limit: int | None = None
+        self, folder: Path, studies: Path | str, conf: Mapping[str, str] | None = None, file_limit: int | None = None
     ) -> None:
         self.folder, self.studies, self.conf, self.file_limit = folder, studies, conf or {}, file_limit
         self.temporary, self.log = folder / "tmp", folder / "server.log"

@@ -1,0 +1,179 @@
+"""Stock endpoints that wait for an archive: the same contract, in threads, while everybody else is answered."""
+
+from __future__ import annotations
+
+import inspect
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+import requests
+from fastapi import APIRouter, FastAPI
+from fastapi.routing import APIRoute
+from fastapi.testclient import TestClient
+from monailabel.endpoints import activelearning, infer
+
+from archives import DemoArchive
+from lib.demo import free_port
+from lib.dicom_writing import SeriesInfo, write_series
+from lib.serving.infer_door import infer_door
+from lib.serving.next_sample import next_sample_door
+from lib.serving.places import Places
+from lib.serving.threaded import ROUTERS, _threaded, threaded_doors
+from serving import Server
+
+pytestmark = pytest.mark.app
+
+
+def parameters(route: APIRoute) -> dict[str, list[str]]:
+    """The names that an endpoint reads, by where it reads them from."""
+    dependant = route.dependant
+    kinds = ("path_params", "query_params", "header_params", "cookie_params", "body_params")
+    own = {kind: sorted(field.name for field in getattr(dependant, kind)) for kind in kinds}
+    return own | {"roles": roles(route)}
+
+
+def roles(route: APIRoute) -> list[str]:
+    """The role that a user must have, where users log in at all."""
+    return [each.call.roles for each in route.dependant.dependencies]
+
+
+def the_route(router: APIRouter, path: str) -> APIRoute:
+    (found,) = (route for route in router.routes if isinstance(route, APIRoute) and route.path == path)
+    return found
+
+
+def test_our_own_doors_let_the_same_users_in_as_the_stock_ones() -> None:
+    doors = {
+        "/infer/{model}": (infer.router, infer_door(None, Places(1), 1, lambda *_: None)),
+        "/activelearning/{strategy}": (activelearning.router, next_sample_door(None)),
+    }
+    for path, (theirs, ours) in doors.items():
+        assert roles(the_route(ours, path)) == roles(the_route(theirs, path)) == ["monailabel-user"]
+
+
+def test_every_stock_endpoint_has_its_like_in_a_thread() -> None:
+    stock = [route for router in ROUTERS for route in router.routes if isinstance(route, APIRoute)]
+    ours = [route for route in threaded_doors().routes if isinstance(route, APIRoute)]
+    assert len(ours) == len(stock) > 20
+    for theirs, mine in zip(stock, ours, strict=True):
+        assert (mine.path, mine.methods) == (theirs.path, theirs.methods)
+        assert parameters(mine) == parameters(theirs), mine.path
+        assert inspect.iscoroutinefunction(theirs.endpoint)
+        assert not inspect.iscoroutinefunction(mine.endpoint)
+
+
+def test_an_endpoint_that_waits_cannot_be_moved_by_mistake() -> None:
+    async def waits() -> None:
+        await Never()
+
+    class Never:
+        def __await__(self) -> Iterator[None]:
+            yield
+
+    with pytest.raises(RuntimeError, match="waits for something"):
+        _threaded(waits, threading.Lock())()
+
+
+def test_what_changes_the_datastore_is_done_one_at_a_time() -> None:
+    inside, most, lock = [0], [0], threading.Lock()
+
+    async def change() -> dict[str, int]:
+        with lock:
+            inside[0] += 1
+            most[0] = max(most[0], inside[0])
+        time.sleep(0.05)  # on purpose: what blocks here blocks a thread
+        with lock:
+            inside[0] -= 1
+        return {}
+
+    api, one = FastAPI(), threading.Lock()
+    for number in range(3):
+        api.add_api_route(f"/{number}", _threaded(change, one), methods=["PUT"])
+    with TestClient(api) as client, ThreadPoolExecutor(6) as pool:
+        answers = list(pool.map(lambda number: client.put(f"/{number % 3}").status_code, range(6)))
+    assert answers == [200] * 6
+    assert most == [1]
+
+
+class SlowLine:
+    """A way to a server on this machine, on which every piece of an answer takes its time."""
+
+    def __init__(self, port: int, delay_s: float) -> None:
+        self._far, self.delay_s = port, delay_s
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._listening.getsockname()[1])
+        self._threads = [threading.Thread(target=self._accept, daemon=True)]
+
+    def __enter__(self) -> SlowLine:
+        self._threads[0].start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listening.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                near, _ = self._listening.accept()
+            except OSError:
+                return
+            far = socket.create_connection(("127.0.0.1", self._far))
+            for way in ((near, far, False), (far, near, True)):
+                threading.Thread(target=self._carry, args=way, daemon=True).start()
+
+    def _carry(self, source: socket.socket, target: socket.socket, is_answer: bool) -> None:
+        with source, target:
+            try:
+                while piece := source.recv(2**16):
+                    time.sleep(self.delay_s if is_answer else 0.0)
+                    target.sendall(piece)
+                target.shutdown(socket.SHUT_WR)
+            except OSError:
+                return
+
+
+@pytest.fixture(scope="module")
+def far(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server whose studies are in an archive at the other end of a slow line."""
+    folder = tmp_path_factory.mktemp("far")
+    rng = np.random.default_rng(0)
+    for number in range(2):
+        info = SeriesInfo(f"P-{number}", f"Doe^{number}", description="abdomen", date="20260105")
+        array = rng.integers(-500, 500, (64, 64, 24)).astype(np.int16)
+        write_series(folder / "files" / f"{number}", array, np.diag([-2.0, -2.0, 3.0, 1.0]), info, list(range(24)))
+    with (
+        DemoArchive(folder / "files", free_port(0)) as archive,
+        SlowLine(archive.port, 0.0) as line,
+        Server(folder / "server", f"http://127.0.0.1:{line.port}/dicom-web") as server,
+    ):
+        line.delay_s = 2.0
+        yield server
+
+
+def answered_meanwhile(server: Server, slow: Future[Any], path: str) -> int:
+    """How many requests are answered, one after the other, until a slow one is."""
+    answered = 0
+    while not slow.done():
+        assert server.http.get(f"{server.url}{path}", timeout=600).status_code == 200
+        answered += not slow.done()
+    return answered
+
+
+ASK: dict[str, Callable[[Server], requests.Response]] = {
+    "next sample": lambda server: server.http.post(f"{server.url}/activelearning/first", json={}, timeout=600),
+    "what is stored": lambda server: server.http.get(f"{server.url}/datastore/?output=train", timeout=600),
+}
+
+
+@pytest.mark.parametrize("question", ASK)
+def test_others_are_answered_while_the_archive_is_slow(far: Server, question: str) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        slow = pool.submit(ASK[question], far)
+        assert answered_meanwhile(far, slow, "/favicon.ico") > 2
+        assert slow.result().status_code == 200, far.log_tail()
