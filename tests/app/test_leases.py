@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -49,7 +51,11 @@ def test_a_hundred_clients_at_once_get_a_hundred_cases() -> None:
 
     def ask(number: int) -> str | None:
         together.wait(60)
-        return Random(leases)({"client_id": str(number)}, _Listing(images))["id"]
+        return leases.give(images, str(number), slowly)
+
+    def slowly(free: Sequence[str]) -> str:
+        time.sleep(0.001)  # long enough for all others to choose the same
+        return min(free)
 
     with ThreadPoolExecutor(100) as pool:
         assert sorted(pool.map(ask, range(100))) == images
@@ -92,6 +98,14 @@ def test_a_saved_case_is_nobody_s_and_not_offered_while_the_list_may_be_old(leas
     assert given(leases, "x", ["a"]) is None
     clock.now += 1
     assert given(leases, "y", ["a"]) == "a"  # what was saved was no final label
+
+
+def test_saving_ends_a_lease_that_would_last_longer(clock: Clock) -> None:
+    leases = Leases(3600.0, clock)
+    assert given(leases, "x", ["a"]) == "a"
+    leases.end("a")
+    clock.now += SAVED_S
+    assert given(leases, "y", ["a"]) == "a"
 
 
 def test_who_has_all_that_is_left_goes_round(leases: Leases, clock: Clock) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import io
+import json
 import socket
 import threading
 import time
@@ -11,6 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
 import requests
 from fastapi import APIRouter, FastAPI
@@ -152,7 +155,7 @@ def far(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         SlowLine(archive.port, 0.0) as line,
         Server(folder / "server", f"http://127.0.0.1:{line.port}/dicom-web") as server,
     ):
-        line.delay_s = 2.0
+        server.line = line
         yield server
 
 
@@ -172,8 +175,28 @@ ASK: dict[str, Callable[[Server], requests.Response]] = {
 
 
 @pytest.mark.parametrize("question", ASK)
-def test_others_are_answered_while_the_archive_is_slow(far: Server, question: str) -> None:
+def test_others_are_answered_while_the_archive_is_slow(
+    far: Server, question: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(far.line, "delay_s", 2.0)
     with ThreadPoolExecutor(1) as pool:
         slow = pool.submit(ASK[question], far)
         assert answered_meanwhile(far, slow, "/favicon.ico") > 2
         assert slow.result().status_code == 200, far.log_tail()
+
+
+def test_a_mask_can_be_had_as_a_dicom_seg(far: Server) -> None:
+    series = far.http.get(f"{far.url}/datastore/?output=all", timeout=600).json()["objects"]
+    (image, *_) = series
+    asked = {"image": image, "output": "dicom_seg"}
+    form = {"params": (None, json.dumps({"organ": [[30, 30, 12]]}))}
+    answer = far.http.post(f"{far.url}/infer/sam3d", params=asked, files=form, timeout=600)
+    assert answer.status_code == 200, answer.text[:300]
+    assert answer.headers["content-type"] == "application/dicom"
+    seg = pydicom.dcmread(io.BytesIO(answer.content))
+    assert [segment.SegmentLabel for segment in seg.SegmentSequence] == ["organ"]
+    assert seg.ReferencedSeriesSequence[0].SeriesInstanceUID == image
+    assert seg.pixel_array.any()
+    empty = far.http.post(f"{far.url}/infer/sam3d", params=asked, timeout=600)
+    assert (empty.status_code, "without any voxel" in empty.json()["detail"]) == (422, True)
+    assert far.files_left() == []

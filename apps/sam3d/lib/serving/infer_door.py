@@ -68,7 +68,7 @@ def infer_door(app: InferApp, places: Places, limit_bytes: int, on_answer: Calla
 
 def _answer(app: InferApp, asked: dict[str, Any], form: InferForm, session_id: str, output: str) -> Response:
     datastore = app.datastore()
-    check_output(output, form.params, datastore)
+    check_output(output, datastore)
     with as_answers(), form.image_on_disk() as upload:
         request = {**asked, **({"image": str(upload)} if upload else {}), **form.params}
         request.update(_of_session(app.sessions(), session_id))
@@ -76,8 +76,7 @@ def _answer(app: InferApp, asked: dict[str, Any], form: InferForm, session_id: s
         result = app.infer(request)
         try:
             if output == DICOM_SEG:
-                path = find_image(request["image"], datastore, ())
-                return dicom_seg_of(result, path, form.params["label_info"])
+                return dicom_seg_of(result, find_image(request["image"], datastore, ()))
             return reply_to(result, output)
         finally:
             Path(result["file"]).unlink(missing_ok=True)

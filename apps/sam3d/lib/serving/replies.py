@@ -4,33 +4,30 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from fastapi.responses import JSONResponse, Response
 from monailabel.datastore.dicom import DICOMWebDatastore
-from monailabel.datastore.utils.convert import nifti_to_dicom_seg
 from monailabel.interfaces.datastore import Datastore
 from monailabel.utils.others.generic import get_mime_type
 from requests_toolbelt import MultipartEncoder
 
+from lib.dicom_seg_writing import write_seg
 from lib.infers.failures import answer
 from lib.infers.reply import FORMATS
+from lib.volumes import open_volume
 
 DICOM_SEG = "dicom_seg"
 OUTPUTS = ("image", "json", "all", DICOM_SEG)
 
 
-def check_output(output: str, params: dict[str, Any], datastore: Datastore) -> None:
+def check_output(output: str, datastore: Datastore) -> None:
     """HTTPException 422 for an `output` that cannot be had: before, not after, the work is done."""
     if output and output not in OUTPUTS:
         raise answer(422, f"output is {output[:40]!r}: it must be one of {list(OUTPUTS)}")
-    if output != DICOM_SEG:
-        return
-    if not isinstance(datastore, DICOMWebDatastore):
+    if output == DICOM_SEG and not isinstance(datastore, DICOMWebDatastore):
         raise answer(422, "output=dicom_seg needs DICOM studies: start the server on a DICOMweb address")
-    info = params.get("label_info")
-    if not isinstance(info, list) or not info or not all(isinstance(each, dict) for each in info):
-        raise answer(422, 'output=dicom_seg needs label_info in params, as in [{"name": "tumour"}], in order of values')
 
 
 def reply_to(result: dict[str, Any], output: str) -> Response:
@@ -50,16 +47,15 @@ def reply_to(result: dict[str, Any], output: str) -> Response:
     return Response(form.to_string(), media_type=form.content_type)
 
 
-def dicom_seg_of(result: dict[str, Any], image_path: str, label_info: list[dict[str, Any]]) -> Response:
+def dicom_seg_of(result: dict[str, Any], image_path: str) -> Response:
     """The answer with the mask as a DICOM SEG of the series, whose instances the datastore keeps beside its image."""
     series = next((image_path.removesuffix(ending) for ending in FORMATS if image_path.endswith(ending)), image_path)
-    path = nifti_to_dicom_seg(series, result["file"], label_info, use_itk=True)
-    if not path:
-        raise answer(422, "the mask is empty, and a DICOM SEG cannot be: click on something first")
-    try:
-        return _attachment(Path(path).read_bytes(), Path(path).name, "application/dicom")
-    finally:
-        Path(path).unlink(missing_ok=True)
+    mask = open_volume(result["file"])
+    masks = {name: mask.array == value for name, value in result["params"]["label_names"].items()}
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "mask.dcm"
+        write_seg(masks, mask.affine, Path(series), path)
+        return _attachment(path.read_bytes(), path.name, "application/dicom")
 
 
 def _attachment(content: bytes, name: str, kind: str) -> Response:
