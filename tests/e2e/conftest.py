@@ -12,10 +12,11 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
-from archives import DemoArchive
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import BrowserContext, ViewportSize, sync_playwright
 
 from archive import Orthanc, orthanc_program, store
+from archives import DemoArchive
+from measured import figures
 from series import LAYOUTS, Case, write_case
 from serving import Server
 from viewer import Viewer
@@ -28,7 +29,7 @@ CHROMIUM_ARGUMENTS = [
     # The viewer asks for a font of the internet: what is not on this machine is not there.
     "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",
 ]
-WINDOW = {"width": 1500, "height": 950}
+SIZE = ViewportSize(width=1280, height=800)
 REPORTS = Path(__file__).parents[2] / "build" / "e2e"
 CONF = {
     "labels": "lesion,liver",
@@ -38,7 +39,6 @@ CONF = {
     "train_batch_size": "1",
     "click_rounds": "1",
 }
-figures: list[str] = []
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -51,13 +51,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if figures:
         terminalreporter.section("what the browser measured")
         terminalreporter.write_line("\n".join(figures))
-
-
-class ArchiveServer(Server):
-    """A server of DICOMweb studies that looks at the archive anew for every question."""
-
-    def _environment(self) -> dict[str, str]:
-        return {**super()._environment(), "MONAI_LABEL_DICOMWEB_CACHE_EXPIRY": "1"}
 
 
 def free_port() -> int:
@@ -98,28 +91,29 @@ def server(archive: str, cases: dict[str, Case], tmp_path_factory: pytest.TempPa
     """The app on the archive, with a training that takes seconds."""
     folder = tmp_path_factory.mktemp("server")
     conf = {**CONF, "model_folder": str(folder / "model")}
-    with ArchiveServer(folder, archive, conf) as running:  # type: ignore[arg-type]  # an address, not a folder
+    with Server(folder, archive, conf) as running:
         yield running
 
 
 @pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    """Chromium, which is not Playwright's own."""
+def window() -> Iterator[BrowserContext]:
+    """A window of Chromium, which is not Playwright's own. Its cache holds the viewer's code from spec to spec."""
     if not CHROMIUM:
         pytest.skip("no Chromium: install Debian's package chromium, or name a program in CHROMIUM")
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_ARGUMENTS)
-        yield chromium
+        context = chromium.new_context(viewport=SIZE)
+        context.tracing.start()
+        yield context
         chromium.close()
 
 
 @pytest.fixture
-def viewer(browser: Browser, server: Server, request: pytest.FixtureRequest) -> Iterator[Viewer]:
+def viewer(window: BrowserContext, server: Server, request: pytest.FixtureRequest) -> Iterator[Viewer]:
     """A page of the viewer; what it did is kept in build/e2e if the spec fails."""
     failed_before = request.session.testsfailed
-    context = browser.new_context(viewport=WINDOW)
-    context.tracing.start(name=request.node.name)
-    opened = Viewer(context.new_page(), server.url)
+    window.tracing.start_chunk()
+    opened = Viewer(window.new_page(), server.url)
     yield opened
     if request.session.testsfailed > failed_before:
         kept = REPORTS / re.sub(r"\W+", "-", request.node.name)
@@ -127,5 +121,7 @@ def viewer(browser: Browser, server: Server, request: pytest.FixtureRequest) -> 
         opened.page.screenshot(path=kept / "page.png")
         (kept / "console.txt").write_text("\n".join(opened.console))
         (kept / "server.log").write_text(server.log_tail())
-        context.tracing.stop(path=kept / "trace.zip")
-    context.close()
+        window.tracing.stop_chunk(path=kept / "trace.zip")
+    else:
+        window.tracing.stop_chunk()
+    opened.page.close()

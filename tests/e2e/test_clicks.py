@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from conftest import figures
 from lib.metrics import dice
+from measured import figures
 from series import LAYOUTS, Case
 from serving import Server
 from viewer import PLANES, Viewer

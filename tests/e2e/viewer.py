@@ -19,6 +19,7 @@ from playwright.sync_api import Dialog, Locator, Page, Request, expect
 
 PLANES = ("axial", "sagittal", "coronal")
 PATIENCE_MS = 120_000
+expect.set_options(timeout=PATIENCE_MS)
 
 VOLUME = "window.cornerstone.cache.getVolumes().find((volume) => volume.loadStatus && volume.loadStatus.loaded)"
 
@@ -194,15 +195,15 @@ class Viewer:
         response = answer.value
         runs.append(Run(sent_params(response.request), response.status, response.body()))
         if response.ok:
-            expect(self.bar).to_have_attribute("data-painted", str(painted + 1), timeout=PATIENCE_MS)
-        expect(self.bar).not_to_have_attribute("data-state", "running", timeout=PATIENCE_MS)
+            expect(self.bar).to_have_attribute("data-painted", str(painted + 1))
+        expect(self.bar).not_to_have_attribute("data-state", "running")
 
     # ------------------------------------------------------------------ storing
 
     def submit(self) -> str:
         """Press Submit; what the bar says about it in the end."""
         self.button("Submit label").click()
-        expect(self.bar).not_to_have_attribute("data-state", "running", timeout=PATIENCE_MS)
+        expect(self.bar).not_to_have_attribute("data-state", "running")
         return self.status.inner_text()
 
     # ------------------------------------------------------------------ active learning

@@ -69,8 +69,13 @@
       event.stopPropagation();
     }
   }, true);
+  let isReturning = false; // the browser went back, and is sent forward again
   window.addEventListener('popstate', (event) => {
-    if (!mayLeave()) {
+    if (isReturning) {
+      isReturning = false;
+      event.stopImmediatePropagation();
+    } else if (!mayLeave()) {
+      isReturning = true;
       event.stopImmediatePropagation();
       window.history.forward();
     }
@@ -107,6 +112,7 @@
       failure: '', // the server's sentence about the last request that failed
       clicks: {}, // of the last request: label to voxel indices
       asked: new Set(), // labels whose clicks the mask on the screen answers
+      cleared: null, // the label that was chosen when all clicks were taken away
       under: null, // segment below each voxel that a result took from another label
       nextLook: 0,
     };
@@ -131,7 +137,15 @@
     panel.client = () => speakingClient(of, stockClient());
     /* Clicks are written into the options that the user chose, and stay there after the user removed them. */
     panel.onOptionsConfig = () => structuredClone(stockOptions());
-    panel.updateView = async (response, model, labels) => paintResult(of, response, model, labels);
+    panel.updateView = async (response, model, labels) => {
+      try {
+        paintResult(of, response, model, labels);
+      } catch (error) {
+        console.error(error);
+        of.failure = `The mask cannot be shown: ${error.message}`;
+        say(of, of.failure, 'failed');
+      }
+    };
     keepClickLists();
     panel.forceUpdate();
   }
@@ -188,16 +202,27 @@
     }
     adoptPoints(of, pointprompts.current);
     adoptLearning(activelearning.current);
+    const automatic = segmentation.current;
+    const stockSegmentation = automatic.onSegmentation;
+    automatic.onSegmentation = () => run(of, stockSegmentation);
+    automatic.forceUpdate();
   }
 
   function adoptPoints(of, points) {
     const stockRun = points.onRunInference;
     const stockClear = points.clearAllPoints;
     const stockChange = points.onChangeLabel;
-    points.onRunInference = () => run(of, points, stockRun);
+    points.onRunInference = async () => {
+      if (points.state.currentLabel) {
+        await run(of, stockRun);
+      } else {
+        say(of, 'Choose a label first, then click on it in the image', 'failed');
+      }
+    };
     points.clearAllPoints = () => {
-      // What is on the screen of the other labels is finished work: no later result takes it away.
-      of.asked = new Set([...of.asked].filter((label) => label === points.state.currentLabel));
+      // What is on the screen is finished work then, unless the label that is chosen runs without a click.
+      of.asked = new Set();
+      of.cleared = points.state.currentLabel;
       stockClear();
     };
     points.onChangeLabel = (name) => {
@@ -307,13 +332,9 @@
 
   /* The panel shows that it runs for four seconds, lets a second run start meanwhile, and stays disabled for good when
      something in it throws. */
-  async function run(of, points, stockRun) {
+  async function run(of, stockRun) {
     if (of.isRunning) {
       of.runAgain = true;
-      return;
-    }
-    if (!points.state.currentLabel) {
-      say(of, 'Choose a label first, then click on it in the image', 'failed');
       return;
     }
     const end = showRunning(of, 'Segmenting');
@@ -326,7 +347,7 @@
     }
     if (of.runAgain) {
       of.runAgain = false;
-      await run(of, points, stockRun);
+      await run(of, stockRun);
     }
   }
 
@@ -346,8 +367,7 @@
   }
 
   function setBusy(of, isBusy) {
-    const buttons = [...of.bar.querySelectorAll('[data-needs-rest]'), document.querySelector('[title="Run PointPrompts"]')];
-    buttons.filter(Boolean).forEach((button) => { button.disabled = isBusy; });
+    of.element.querySelectorAll('[data-needs-rest], [title^="Run "]').forEach((button) => { button.disabled = isBusy; });
   }
 
   function clicksShown() {
@@ -396,9 +416,7 @@
     const mask = readMask(response.data);
     const shown = volume.voxelManager.getCompleteScalarDataArray();
     if (mask.length !== shown.length) {
-      of.failure = `The mask has ${mask.length} voxels and the image ${shown.length}: load the case again`;
-      say(of, of.failure, 'failed');
-      return;
+      throw new Error(`it has ${mask.length} voxels and the image ${shown.length}; load the case again`);
     }
     const number = Object.fromEntries(segments().map((segment) => [segment.label, segment.segmentIndex]));
     const names = of.panel.state.info.modelIdxToLabelMap[model];
@@ -407,6 +425,7 @@
     const isReplaced = new Uint8Array(256);
     labels.filter((label) => isAnswered(of, label, model)).forEach((label) => { isReplaced[number[label]] = 1; });
     of.asked = new Set(labels.filter((label) => label in of.clicks));
+    of.cleared = null;
     volume.voxelManager.setCompleteScalarDataArray(painted(of, shown, mask, toSegment, isReplaced));
     announceChange();
     of.bar.dataset.painted = Number(of.bar.dataset.painted || 0) + 1;
@@ -415,8 +434,9 @@
   /* Whether a mask says all there is to say about a label: it was clicked on, now or at the last run; a visit without a
      click is not a wish to erase. Models without clicks answer for all of their labels. */
   function isAnswered(of, label, model) {
+    const isChosen = label === of.panel.actions.pointprompts.current.state.currentLabel;
     const isClicked = label in of.clicks || of.asked.has(label);
-    return isClicked || of.panel.state.info.data.models[model].type === 'segmentation';
+    return isClicked || (isChosen && label === of.cleared) || of.panel.state.info.data.models[model].type === 'segmentation';
   }
 
   /* The new labelmap: `mask` on top, what it replaces gone, and what lay under that back again. */

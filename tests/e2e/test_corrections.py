@@ -1,0 +1,136 @@
+"""What a further click, a click less, another label and no click at all do to what is on the screen."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+from playwright.sync_api import Route, expect
+
+from series import Case
+from viewer import Viewer
+
+
+@pytest.fixture
+def case(cases: dict[str, Case]) -> Case:
+    return cases["ascending"]
+
+
+@pytest.fixture
+def lesion_clicked(viewer: Viewer, case: Case) -> Viewer:
+    """A viewer with the mask of one click on the screen."""
+    viewer.open(case.study)
+    viewer.choose("lesion")
+    viewer.click_at(case.lps_mm(case.deepest("lesion")))
+    viewer.run()
+    assert viewer.labelmap()["lesion"].any()
+    return viewer
+
+
+def test_a_label_that_was_only_visited_stops_nothing(viewer: Viewer, case: Case) -> None:
+    viewer.open(case.study)
+    viewer.choose("liver")
+    assert viewer.run().status == 200
+    viewer.choose("background")
+    viewer.choose("lesion")
+    viewer.click_at(case.lps_mm(case.deepest("lesion")))
+    run = viewer.run()
+    assert (run.params["liver"], run.params["background"], len(run.params["lesion"])) == ([], [], 1)
+    shown = viewer.labelmap()
+    assert shown["lesion"][case.deepest("lesion")]
+    assert not shown["liver"].any()
+    expect(viewer.run_button).to_be_enabled()
+
+
+def test_a_click_taken_back_undoes_what_it_did(lesion_clicked: Viewer, case: Case) -> None:
+    before = lesion_clicked.labelmap()
+    other = next(
+        voxel for voxel in map(tuple, np.argwhere(case.mask("lesion")).tolist()) if not before["lesion"][voxel]
+    )
+    lesion_clicked.click_at(case.lps_mm(other), "coronal")
+    lesion_clicked.run()
+    after = lesion_clicked.labelmap()
+    assert after["lesion"][other]
+    lesion_clicked.button("Undo click").click()
+    lesion_clicked.run()
+    assert np.array_equal(lesion_clicked.labelmap()["lesion"], before["lesion"])
+    lesion_clicked.button("Undo click").click()
+    lesion_clicked.run()
+    assert not lesion_clicked.labelmap()["lesion"].any()
+
+
+def test_a_background_click_cuts_its_voxel_out(lesion_clicked: Viewer, case: Case) -> None:
+    shown = lesion_clicked.labelmap()["lesion"]
+    inside = [voxel for voxel in map(tuple, np.argwhere(shown).tolist()) if voxel != case.deepest("lesion")]
+    unwanted = inside[0]
+    lesion_clicked.choose("background")
+    lesion_clicked.click_at(case.lps_mm(unwanted), "sagittal")
+    run = lesion_clicked.run()
+    assert run.params["background"] == [list(unwanted)]
+    shown = lesion_clicked.labelmap()["lesion"]
+    assert not shown[unwanted]
+    assert shown[case.deepest("lesion")]
+
+
+def test_a_result_replaces_its_own_labels_and_leaves_the_others(lesion_clicked: Viewer, case: Case) -> None:
+    lesion = lesion_clicked.labelmap()["lesion"]
+    lesion_clicked.page.get_by_text("Clear All Points").click()
+    lesion_clicked.choose("liver")
+    lesion_clicked.click_at(case.lps_mm(case.deepest("liver")))
+    run = lesion_clicked.run()
+    assert not run.params.get("lesion")
+    shown = lesion_clicked.labelmap()
+    assert shown["liver"][case.deepest("liver")]
+    assert np.array_equal(shown["lesion"], lesion & ~shown["liver"])
+    # What the liver covered comes back when it goes.
+    lesion_clicked.button("Undo click").click()
+    lesion_clicked.run()
+    shown = lesion_clicked.labelmap()
+    assert np.array_equal(shown["lesion"], lesion)
+    assert not shown["liver"].any()
+
+
+def test_with_the_box_ticked_every_click_runs(viewer: Viewer, case: Case) -> None:
+    viewer.open(case.study)
+    viewer.choose("lesion")
+    viewer.page.get_by_label("Run on every click").check()
+    with viewer.answered() as answers:
+        viewer.click_at(case.lps_mm(case.deepest("lesion")))
+    assert len(answers[0].params["lesion"]) == 1
+    assert viewer.labelmap()["lesion"].any()
+    with viewer.answered():
+        viewer.button("Undo click").click()
+    assert not viewer.labelmap()["lesion"].any()
+
+
+def test_a_refusal_is_shown_in_the_servers_words(viewer: Viewer, case: Case) -> None:
+    viewer.open(case.study)
+    viewer.run_button.click()
+    expect(viewer.status).to_have_text("Choose a label first, then click on it in the image")
+    viewer.choose("lesion")
+    for across in np.linspace(0.2, 0.8, 9):
+        viewer.click_in("axial", float(across), 0.5)
+    run = viewer.run()
+    assert run.status == 422
+    sentence = "the request has 9 clicks and at most 8 are read; send fewer"
+    expect(viewer.status).to_have_text(sentence)
+    expect(viewer.page.get_by_text(sentence).last).to_be_visible()
+    viewer.button("Undo click").click()
+    assert viewer.run().status == 200
+    expect(viewer.status).to_have_text("Done")
+
+
+def test_a_run_shows_that_it_runs(viewer: Viewer, case: Case) -> None:
+    viewer.open(case.study)
+    viewer.choose("lesion")
+    viewer.click_at(case.lps_mm(case.deepest("lesion")))
+    held: list[Route] = []
+    viewer.page.route("**/infer/**", held.append)
+    viewer.run_button.click()
+    expect(viewer.status).to_have_text(re.compile(r"Segmenting… \d+ s"))
+    expect(viewer.run_button).to_be_disabled()
+    held[0].continue_()
+    expect(viewer.bar).to_have_attribute("data-painted", "1")
+    expect(viewer.status).to_have_text("Done")
+    expect(viewer.run_button).to_be_enabled()
