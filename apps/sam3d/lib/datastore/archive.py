@@ -55,21 +55,32 @@ class ArchiveDatastore(DICOMWebDatastore, VersionedDatastore):
         self.archive = ArchiveClient(client)
         self._labels = frozenset(labels)
         self._unusable: set[str] = set()
+        self._is_away = False
         self._fetching: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         super().__init__(client, dict(search_filter), cache_path)
         self._served = served
-        self._images = Refreshed(self._fetch_images, list(self._datastore.objects), LISTS_TTL_S)
+        self._images: Refreshed[list[str] | None] = Refreshed(self._fetch_images, None, LISTS_TTL_S)
         self._segs: Refreshed[list[StoredSeg]] = Refreshed(self._fetch_segs, [], LISTS_TTL_S)
         self._outbox = Outbox(Path(self._datastore_path) / OUTBOX_FOLDER, self._deliver)
         self._outbox.start()
 
     save_label = VersionedDatastore.save_label
 
+    def waiting(self) -> list[Parcel]:
+        """The labels that the archive has not got yet, and why."""
+        return self._outbox.waiting()
+
+    def close(self) -> None:
+        """End the threads that send labels and watch the folder; for those who open more than one datastore."""
+        self._outbox.stop()
+        self._observer.stop()
+
     # ----------------------------------------------------------------- images
 
     def list_images(self) -> list[str]:
         """The series that match the search filter, at most some seconds old; the last known if the archive is away."""
-        return list(self._images.get())
+        listed = self._images.get()
+        return list(self._datastore.objects if listed is None else listed)
 
     def get_image_uri(self, image_id: str) -> str:
         """The image as a file on the grid that viewers show; HTTPException if the archive's series is no volume."""
@@ -130,12 +141,13 @@ class ArchiveDatastore(DICOMWebDatastore, VersionedDatastore):
             sentence = f"the archive does not deliver series {image_id[:64]} ({type(error).__name__}): try again later"
             raise answer(503, sentence) from error
 
-    def _fetch_images(self) -> list[str]:
+    def _fetch_images(self) -> list[str] | None:
         try:
             found = self.archive.series_like(self._search_filter)
         except (RequestException, ValueError) as error:
-            logger.warning("the archive does not list its images: %s", error)
+            self._note_absence(error)
             return self._images.known
+        self._is_away = False
         return [str(each.SeriesInstanceUID) for each in found]
 
     # ----------------------------------------------------------- what is labelled
@@ -173,9 +185,15 @@ class ArchiveDatastore(DICOMWebDatastore, VersionedDatastore):
         try:
             found = self.archive.segs()
         except (RequestException, ValueError, KeyError) as error:
-            logger.warning("the archive does not list its labels: %s", error)
+            self._note_absence(error)
             return self._segs.known
         return [seg for seg in found if seg.series not in self._unusable and self._labels & set(seg.names)]
+
+    def _note_absence(self, error: Exception) -> None:
+        """Log once that the archive is away; the lists are asked for every few seconds."""
+        if not self._is_away:
+            logger.warning("the archive does not list what it has, and what is known counts: %s", error)
+        self._is_away = True
 
     def _fetch_labels(self, image_id: str) -> None:
         """Make a version of each of the archive's SEGs of an image that is not known here."""

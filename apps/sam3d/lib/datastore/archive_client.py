@@ -19,6 +19,8 @@ from requests import RequestException
 from lib.datastore.outbox import ArchiveError
 
 logger = logging.getLogger(__name__)
+# It writes a traceback for every request that fails, and what is known to fail is asked for again and again.
+logging.getLogger("retrying").setLevel(logging.ERROR)
 
 UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 CONNECT_LIMIT_S, ANSWER_LIMIT_S = 3.0, 30.0

@@ -45,11 +45,17 @@ class Outbox:
         self._changed = threading.Condition()
         self._attempts: dict[Path, int] = {}
         self._due: dict[Path, float] = {}
+        self._is_stopped = False
         folder.mkdir(parents=True, exist_ok=True)
 
     def start(self) -> None:
         """Begin to send, what was left from the last time included."""
         threading.Thread(target=self._run, daemon=True, name="outbox").start()
+
+    def stop(self) -> None:
+        """Send nothing more; what waits stays where it is."""
+        self._is_stopped = True
+        self.wake()
 
     def add(self, image: str, tag: str, number: int) -> Parcel:
         """Note that a version is to be sent. Before the version exists: a parcel without one is dropped."""
@@ -75,7 +81,7 @@ class Outbox:
         return _read(path)
 
     def _run(self) -> None:
-        while True:
+        while not self._is_stopped:
             try:
                 for path in self._paths():
                     if time.monotonic() >= self._due.get(path, 0.0):

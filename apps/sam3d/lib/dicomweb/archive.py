@@ -25,6 +25,8 @@ Element = Mapping[str, Any]
 STUDY_UID, SERIES_UID, INSTANCE_UID = "0020000D", "0020000E", "00080018"
 PATIENT_ID = "00100020"
 CLASS_UID, MODALITY, INSTANCE_NUMBER, FRAMES = "00080016", "00080060", "00200013", "00280008"
+# What the names of files begin with that have not come in whole.
+INCOMING = ".incoming-"
 UNCOMPRESSED = (ImplicitVRLittleEndian, ExplicitVRLittleEndian)
 UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 UNREADABLE = (
@@ -75,6 +77,8 @@ class Archive:
         self._lock = threading.Lock()
         self._instances: dict[str, Instance] = {}
         folder.mkdir(parents=True, exist_ok=True)
+        for path in folder.glob(f"{INCOMING}*"):  # of a server that was killed
+            path.unlink()
         for path in sorted(folder.rglob("*")):
             is_hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
             if path.is_file() and not is_hidden and _is_meant(path):

@@ -12,6 +12,8 @@ from uuid import uuid4
 
 from python_multipart import MultipartParser
 
+from lib.dicomweb.archive import INCOMING
+
 BOUNDARY = re.compile(r'boundary=("[^"]+"|[^;,\s]+)', re.IGNORECASE)
 
 
@@ -50,7 +52,7 @@ class PartWriter:
         return self._is_complete
 
     def _begin(self) -> None:
-        handle, name = mkstemp(dir=self._folder, prefix=".incoming-")
+        handle, name = mkstemp(dir=self._folder, prefix=INCOMING)
         self._path, self._file = Path(name), os.fdopen(handle, "wb")
 
     def _data(self, data: bytes, start: int, end: int) -> None:

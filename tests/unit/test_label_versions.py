@@ -1,0 +1,255 @@
+"""A folder's labels: checked at the door, kept in versions, whole or not at all, and the newest is trained on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from fastapi import HTTPException
+
+from lib.datastore.history import LabelHistory
+from lib.datastore.versioned import VersionedDatastore
+from lib.labels import read_label
+from lib.trainers.annotated import annotated_cases
+from lib.volumes import open_volume
+from unit.labels_on_disk import write_seg_nrrd
+
+AFFINE = np.array([[-2.0, 0, 0, 10], [0, -1.5, 0, -20], [0, 0, 3.0, 5], [0, 0, 0, 1]])
+SHAPE = (7, 6, 5)
+NAMES = {"label_info": [{"name": "liver", "idx": 2}, {"name": "Gefäß", "idx": 5}]}
+APP = Path(__file__).parents[2] / "apps" / "sam3d"
+EXTENSIONS = ("*.nii.gz", "*.nii", "*.nrrd")
+
+
+def save(path: Path, array: np.ndarray, affine: np.ndarray = AFFINE) -> Path:
+    nibabel.save(nibabel.Nifti1Image(array, affine), path)
+    return path
+
+
+def label_map(seed: int, shape: tuple[int, ...] = SHAPE) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 3, shape).astype(np.uint8)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "studies").mkdir()
+    for name in ("a", "b"):
+        save(tmp_path / "studies" / f"{name}.nii.gz", np.arange(210, dtype=np.int16).reshape(SHAPE))
+    return tmp_path / "studies"
+
+
+@pytest.fixture
+def store(folder: Path) -> VersionedDatastore:
+    return VersionedDatastore(str(folder), extensions=EXTENSIONS, served=lambda: "v0007")
+
+
+def trained_on(store: VersionedDatastore, image: str) -> np.ndarray:
+    """The label map that training would see."""
+    (case,) = [case for case in annotated_cases(store) if case.id == image]
+    masks = read_label(case.label, open_volume(case.image), ["liver", "Gefäß"], case.value_names).masks
+    found = np.zeros(SHAPE, np.uint8)
+    for value, name in ((1, "liver"), (2, "Gefäß")):
+        found[masks.get(name, np.zeros(SHAPE, bool))] = value
+    return found
+
+
+def test_earlier_labels_stay_with_who_when_and_what(store: VersionedDatastore, tmp_path: Path) -> None:
+    before = time.time()
+    for seed, client in enumerate(("ann", "bob")):
+        info = {**NAMES, "client_id": client, "model": "sam3d", "clicks": {"liver": [[seed, 2, 3]]}}
+        store.save_label("a", str(save(tmp_path / "l.nii.gz", label_map(seed))), "final", info)
+    first, second = store.history.versions("a", "final")
+    assert [(each.number, each.client, each.clicks) for each in (first, second)] == [
+        (1, "ann", {"liver": [[0, 2, 3]]}),
+        (2, "bob", {"liver": [[1, 2, 3]]}),
+    ]
+    assert (second.model, second.model_version) == ("sam3d", "v0007")
+    assert before - 1 < np.datetime64(second.when[:19]).astype(float) < time.time() + 1
+    assert np.array_equal(nibabel.load(first.file).dataobj, label_map(0))
+    assert np.array_equal(trained_on(store, "a"), label_map(1))
+    assert np.array_equal(nibabel.load(store.get_label_uri("a", "final")).dataobj, label_map(1))
+    assert store.saved_note("a")["version"] == 2
+
+
+def test_labels_of_images_and_tags_keep_apart(store: VersionedDatastore, tmp_path: Path) -> None:
+    for image, tag, seed in (("a", "final", 1), ("b", "final", 2), ("a", "draft", 3)):
+        store.save_label(image, str(save(tmp_path / "l.nii.gz", label_map(seed))), tag, dict(NAMES))
+    assert [len(store.history.versions(*of)) for of in (("a", "final"), ("b", "final"), ("a", "draft"))] == [1, 1, 1]
+    assert np.array_equal(trained_on(store, "a"), label_map(1))
+    assert np.array_equal(trained_on(store, "b"), label_map(2))
+
+
+def test_a_label_of_another_shape_is_refused_with_both_shapes(store: VersionedDatastore, tmp_path: Path) -> None:
+    wrong = save(tmp_path / "l.nii.gz", label_map(0, (7, 6, 4)))
+    with pytest.raises(HTTPException) as refusal:
+        store.save_label("a", str(wrong), "final", dict(NAMES))
+    assert refusal.value.status_code == 422
+    assert "the label has shape (7, 6, 4), but image a has shape (7, 6, 5)" in refusal.value.detail
+    assert store.get_labeled_images() == []
+    assert store.history.versions("a", "final") == []
+
+
+def refused(store: VersionedDatastore, label: Path, info: dict, image: str = "a", tag: str = "final") -> str:
+    with pytest.raises(HTTPException) as refusal:
+        store.save_label(image, str(label), tag, info)
+    assert refusal.value.status_code in (404, 422)
+    assert store.history.versions("a", "final") == []
+    return refusal.value.detail
+
+
+def test_what_is_no_label_of_the_image_is_refused(store: VersionedDatastore, tmp_path: Path) -> None:
+    good = save(tmp_path / "l.nii.gz", label_map(0))
+    far = AFFINE.copy()
+    far[:3, 3] += 500
+    assert "extent lies within the image" in refused(store, save(tmp_path / "far.nii.gz", label_map(0), far), NAMES)
+    assert "value 2, which has no name" in refused(store, good, {"label_info": [{"name": "liver"}]})
+    assert "no label; save it as whole" in refused(store, save(tmp_path / "f.nii.gz", label_map(0) * 0.3), NAMES)
+    (tmp_path / "cut.nii.gz").write_bytes(good.read_bytes()[:60])
+    assert "damaged, cut short" in refused(store, tmp_path / "cut.nii.gz", NAMES)
+    (tmp_path / "short.bin").write_bytes(bytes(209))
+    assert "209 bytes, but image a has shape (7, 6, 5)" in refused(store, tmp_path / "short.bin", NAMES)
+    (tmp_path / "l.txt").write_bytes(b"1")
+    assert "of no known format" in refused(store, tmp_path / "l.txt", NAMES)
+    assert "there is no image '../a'" in refused(store, good, NAMES, image="../a")
+    assert "the tag is '../../x'" in refused(store, good, NAMES, tag="../../x")
+    assert "does not fit into a DICOM SEG" in refused(store, good, {"label_info": [{"name": "a\\b"}, {"name": "c"}]})
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_the_bytes_of_a_viewers_labelmap_become_a_label_on_the_images_grid(
+    store: VersionedDatastore, tmp_path: Path, dtype: type
+) -> None:
+    (tmp_path / "label.bin").write_bytes(label_map(4).astype(dtype).tobytes(order="F"))
+    store.save_label("a", str(tmp_path / "label.bin"), "final", dict(NAMES))
+    assert np.array_equal(trained_on(store, "a"), label_map(4))
+
+
+def test_a_slicer_segmentation_with_overlaps_is_kept_as_it_is(store: VersionedDatastore, tmp_path: Path) -> None:
+    layers = np.stack([label_map(5) > 0, label_map(6) > 0]).astype(np.uint8)
+    path = write_seg_nrrd(tmp_path / "l.seg.nrrd", layers, AFFINE, [("liver", 1, 0), ("Gefäß", 1, 1)])
+    store.save_label("a", str(path), "final", {})
+    (case,) = annotated_cases(store)
+    masks = read_label(case.label, open_volume(case.image), ["liver", "Gefäß"], case.value_names).masks
+    assert np.array_equal(masks["liver"], layers[0] > 0)
+    assert np.array_equal(masks["Gefäß"], layers[1] > 0)
+
+
+def test_a_label_in_another_format_replaces_the_one_before(folder: Path, tmp_path: Path) -> None:
+    store = VersionedDatastore(str(folder), extensions=EXTENSIONS)
+    store.save_label("a", str(save(tmp_path / "l.nii.gz", label_map(0))), "final", dict(NAMES))
+    image = sitk.GetImageFromArray(label_map(1).T)
+    image.SetSpacing([2.0, 1.5, 3.0])
+    image.SetDirection([1, 0, 0, 0, 1, 0, 0, 0, 1])
+    image.SetOrigin([-10.0, 20.0, 5.0])
+    sitk.WriteImage(image, str(tmp_path / "l.nrrd"))
+    store.save_label("a", str(tmp_path / "l.nrrd"), "final", dict(NAMES))
+    for reopened in (store, VersionedDatastore(str(folder), extensions=EXTENSIONS)):
+        assert Path(reopened.get_label_uri("a", "final")).name == "a.nrrd"
+        assert np.array_equal(trained_on(reopened, "a"), label_map(1))
+
+
+def test_a_label_that_somebody_put_into_the_folder_counts_and_is_kept(folder: Path, tmp_path: Path) -> None:
+    (folder / "labels" / "final").mkdir(parents=True)
+    save(folder / "labels" / "final" / "a.nii.gz", label_map(7))
+    store = VersionedDatastore(str(folder), extensions=EXTENSIONS)
+    assert np.array_equal(trained_on(store, "a"), label_map(7))
+    store.save_label("a", str(save(tmp_path / "l.nii.gz", label_map(8))), "final", dict(NAMES))
+    found, submitted = store.history.versions("a", "final")
+    assert (found.source, submitted.source) == ("found", "client")
+    assert np.array_equal(nibabel.load(found.file).dataobj, label_map(7))
+    # Replaced by hand once more, what lies there counts again.
+    save(folder / "labels" / "final" / "a.nii.gz", label_map(9))
+    assert np.array_equal(trained_on(store, "a"), label_map(9))
+
+
+def test_a_removed_label_is_not_trained_on_and_its_versions_stay(store: VersionedDatastore, tmp_path: Path) -> None:
+    store.save_label("a", str(save(tmp_path / "l.nii.gz", label_map(0))), "final", dict(NAMES))
+    store.remove_label("a", "final")
+    store.refresh()
+    assert annotated_cases(store) == []
+    assert len(store.history.versions("a", "final")) == 1
+
+
+def test_labels_of_many_threads_are_all_kept(store: VersionedDatastore, tmp_path: Path) -> None:
+    paths = [save(tmp_path / f"{seed}.nii.gz", label_map(seed)) for seed in range(12)]
+
+    def submit(seed: int) -> None:
+        store.save_label("ab"[seed % 2], str(paths[seed]), "final", {**NAMES, "client_id": f"c{seed}"})
+
+    threads = [threading.Thread(target=submit, args=(seed,)) for seed in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for image, seeds in (("a", range(0, 12, 2)), ("b", range(1, 12, 2))):
+        versions = store.history.versions(image, "final")
+        assert {each.client for each in versions} == {f"c{seed}" for seed in seeds}
+        assert sorted(each.number for each in versions) == [1, 2, 3, 4, 5, 6]
+        for each in versions:
+            assert np.array_equal(nibabel.load(each.file).dataobj, label_map(int(each.client[1:])))
+
+
+def test_a_file_renamed_into_the_folder_is_seen_within_seconds(folder: Path) -> None:
+    store = VersionedDatastore(str(folder), extensions=EXTENSIONS, auto_reload=True)
+    save(folder / "part.nii.gz.tmp.nii.gz", np.zeros(SHAPE, np.int16)).rename(folder / "c.nii.gz")
+    limit = time.monotonic() + 10
+    while "c" not in store.list_images() and time.monotonic() < limit:
+        time.sleep(0.05)
+    assert sorted(store.list_images())[:3] == ["a", "b", "c"]
+
+
+# Submits in a child of its own, for as long as that lives, whenever it is told to.
+SUBMITTER = """
+import os, sys
+from lib.datastore.versioned import VersionedDatastore
+for line in sys.stdin:
+    child = os.fork()
+    if child == 0:
+        store = VersionedDatastore(sys.argv[1], extensions=("*.nii.gz",))
+        print(f"pid {os.getpid()}", flush=True)
+        for number in range(100000):
+            info = {"label_info": [{"name": "liver"}, {"name": "Gefäß"}]}
+            store.save_label("a", sys.argv[2], "final", info)
+            print("stored", flush=True)
+    os.waitpid(child, 0)
+    print("ended", flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_a_kill_at_any_moment_loses_no_label_that_was_said_to_be_stored(folder: Path, tmp_path: Path) -> None:
+    rng, said = np.random.default_rng(0), 0
+    label = save(tmp_path / "l.nii.gz", label_map(1))
+    with subprocess.Popen(
+        [sys.executable, "-c", SUBMITTER, str(folder), str(label)],
+        env={**os.environ, "PYTHONPATH": str(APP), "OMP_NUM_THREADS": "1"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        bufsize=1,
+    ) as submitter:
+        for kills in range(1, 21):
+            submitter.stdin.write("go\n")
+            child = int(submitter.stdout.readline().split()[1])
+            time.sleep(float(rng.uniform(0.01, 0.3)))
+            os.kill(child, signal.SIGKILL)
+            said += sum(1 for _ in iter(submitter.stdout.readline, "ended\n"))
+            versions = LabelHistory(folder / "label_versions").versions("a", "final")
+            assert said <= len(versions) <= said + kills  # at most one of each kill is stored, but was not yet said
+            json.loads((folder / "datastore_v2.json").read_text())
+        submitter.stdin.close()
+    assert said > 20
+    assert all(np.array_equal(nibabel.load(each.file).dataobj, label_map(1)) for each in versions)
+    store = VersionedDatastore(str(folder), extensions=EXTENSIONS)
+    assert np.array_equal(trained_on(store, "a"), label_map(1))
