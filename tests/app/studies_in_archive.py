@@ -13,9 +13,7 @@ from lib.dicom_writing import SeriesInfo, on_dicom_grid, write_series
 LABELS = ("liver", "Gefäß", "kidney_left", "lesion", "tumour")
 
 
-def write_image(
-    folder: Path, info: SeriesInfo, affine: np.ndarray, shape: tuple[int, int, int], seed: int = 0
-) -> None:
+def write_image(folder: Path, info: SeriesInfo, affine: np.ndarray, shape: tuple[int, int, int], seed: int = 0) -> None:
     """A series of noise, in shuffled order."""
     rng = np.random.default_rng(seed)
     array, grid = on_dicom_grid(rng.integers(-500, 900, shape).astype(np.int16), affine)

@@ -248,8 +248,10 @@ class ArchiveDatastore(DICOMWebDatastore, VersionedDatastore):
     def _store(self, image_id: str, label: Path, tag: str, info: Mapping[str, Any]) -> Version:
         version = super()._store(image_id, label, tag, info)
         if tag == FINAL:
+            # Behind others that wait, this one does not arrive soon either.
+            is_first = len(self._outbox.waiting()) <= 1
             self._outbox.wake()
-            waiting = self._outbox.wait_for(Parcel(image_id, tag, version.number), SEND_WAIT_S)
+            waiting = self._outbox.wait_for(Parcel(image_id, tag, version.number), SEND_WAIT_S if is_first else 0.0)
             self._segs.expire()
             self._notes[image_id] = {
                 "version": version.number,
