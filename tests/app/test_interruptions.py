@@ -138,9 +138,11 @@ import os, signal, sys
 import numpy as np
 from pathlib import Path
 from monailabel.config import settings
+from lib.datastore import archive
 from lib.datastore.opening import open_datastore
 from lib.dicomweb.server import serve
 
+archive.SEND_WAIT_S = 0.2  # so that there are many labels to lose
 files, port, cache, image = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
 settings.MONAI_LABEL_DICOMWEB_CACHE_PATH = cache
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)
@@ -171,15 +173,19 @@ def test_nothing_is_lost_in_fifty_random_interruptions(tmp_path: Path, monkeypat
     port, said = free_port(0), tmp_path / "said"
     said.touch()
     url = f"http://127.0.0.1:{port}/dicom-web"
-    with subprocess.Popen(
-        [sys.executable, "-c", PARENT, tmp_path / "files", str(port), tmp_path / "cache", INFO.uid(), said],
-        env={**os.environ, "PYTHONPATH": str(APP), "OMP_NUM_THREADS": "1"},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=(tmp_path / "log").open("wb"),
-        text=True,
-        bufsize=1,
-    ) as parent:
+    log = (tmp_path / "log").open("wb")
+    with (
+        log,
+        subprocess.Popen(
+            [sys.executable, "-c", PARENT, tmp_path / "files", str(port), tmp_path / "cache", INFO.uid(), said],
+            env={**os.environ, "PYTHONPATH": str(APP), "OMP_NUM_THREADS": "1"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            bufsize=1,
+        ) as parent,
+    ):
 
         def start(what: str, number: int = 0) -> int:
             parent.stdin.write(f"{what} {number}\n")
@@ -194,7 +200,7 @@ def test_nothing_is_lost_in_fifty_random_interruptions(tmp_path: Path, monkeypat
         running["annotator"] = start("annotator", 1000)
         kills: Counter[str] = Counter()
         for interruption in range(1, INTERRUPTIONS + 1):
-            time.sleep(float(rng.uniform(0.05, 1.5)))
+            time.sleep(float(rng.uniform(0.05, 2.5)))
             victim = str(rng.choice(["archive", "annotator"]))
             os.kill(running[victim], signal.SIGKILL)
             kills[victim] += 1
@@ -213,7 +219,8 @@ def test_nothing_is_lost_in_fifty_random_interruptions(tmp_path: Path, monkeypat
     in_history, in_archive = {int(each.client) for each in versions}, arrived(tmp_path / "files")
     with capsys.disabled():
         print(
-            f"\n{dict(kills)} killed; {len(stored)} labels said to be stored, {len(stored - in_history)} lost here, "
+            f"\n{dict(kills)} killed; {len(in_history)} labels stored, {len(stored)} of them said to be, "
+            f"{len(stored - in_history)} lost here, "
             f"{len(stored - set(in_archive))} lost on the way, {sum(in_archive.values()) - len(in_archive)} sent twice"
         )
     assert len(stored) > 10

