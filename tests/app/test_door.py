@@ -133,6 +133,13 @@ def raw_request(server: Server, image: str, headers: dict[str, str], body: bytes
         yield connection
 
 
+@pytest.mark.parametrize("way", ["wsi", "wsi_v2"])
+def test_there_is_no_way_around_the_door(server: Server, way: str) -> None:
+    answer = server.http.post(f"{server.url}/infer/{way}/sam3d", params={"image": "case"}, timeout=60)
+    assert answer.status_code == 404
+    assert "whole slides" in answer.json()["detail"]
+
+
 def test_the_stock_answer_in_each_shape(server: Server) -> None:
     """The same voxels as file, in a form and as JSON, under the names and types that the clients look at."""
     url, asked = f"{server.url}/infer/sam3d", {"params": (None, json.dumps({"tumor": [list(TUMOR)]}))}

@@ -18,7 +18,7 @@ from monailabel.endpoints.user.auth import RBAC, User
 from monailabel.interfaces.datastore import Datastore
 from monailabel.utils.sessions import Sessions
 
-from lib.infers.failures import as_answers
+from lib.infers.failures import answer, as_answers
 from lib.infers.images import find_image
 from lib.infers.turns import stop_if_gone
 from lib.serving.clients import client_of
@@ -62,6 +62,12 @@ def infer_door(app: InferApp, places: Places, limit_bytes: int, on_answer: Calla
             if not form.image and not session_id and form.params.get("image", image) == image:
                 on_answer(image, client_of(request, form.params.get("client_id"), user))
             return reply
+
+    @router.post("/infer/wsi/{model}")
+    @router.post("/infer/wsi_v2/{model}")
+    async def refuse_slides(model: str) -> Response:
+        # The stock endpoints for slides lead to our models too, but past all that this door is for.
+        raise answer(404, f"{model[:80]!r} is no model for whole slides: ask /infer/ for a mask of a volume")
 
     return router
 
