@@ -81,7 +81,7 @@ def test_fields_of_the_wrong_kind_are_refused(server: Server) -> None:
     for name in ("letter.docx", "../../etc/passwd"):
         reply = server.infer({}, image="", files={"file": (name, b"no image")})
         check_refused(server, reply, (422,), "must end in", ".nii.gz")
-    many = b"".join(part(b"x", f"field{number}").removesuffix(b"--\r\n") + b"\r\n" for number in range(40))
+    many = b"".join(part(b"x", f"field{number}").removesuffix(f"--{BOUNDARY}--\r\n".encode()) for number in range(40))
     check_refused(server, send(server, many + part(b"{}")), (422,), "Too many fields")
 
 
