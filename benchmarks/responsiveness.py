@@ -34,7 +34,7 @@ from lib.settings import PRESETS, VARIANTS, NetworkSettings
 
 INFO_LIMIT_MS = 200.0
 # Blocks of one stage; a network has four stages, each with one block of global attention.
-LEAST_BLOCKS, MOST_BLOCKS = 1, 64
+MOST_BLOCKS = 64
 
 
 def main() -> int:
@@ -70,15 +70,20 @@ def run(folder: Path, encode_s: float) -> int:
 
 def deep_network(encode_s: float) -> NetworkSettings:
     """The tiny variant, wider, with as many blocks as make an encode take about `encode_s` here and now."""
-    shallow = _network(LEAST_BLOCKS)
-    network = build_sam3d(shallow).eval()
-    patch = torch.zeros(1, 1, *[shallow.patch_size] * 3)
+    fewer, more = 1, 3
+    fewer_s, more_s = (_encode_s(_network(blocks)) for blocks in (fewer, more))
+    block_s = max((more_s - fewer_s) / (more - fewer), 1e-3)
+    return _network(min(max(round(fewer + (encode_s - fewer_s) / block_s), fewer), MOST_BLOCKS))
+
+
+def _encode_s(settings: NetworkSettings) -> float:
+    network = build_sam3d(settings).eval()
+    patch = torch.zeros(1, 1, *[settings.patch_size] * 3)
     with torch.inference_mode():
         network.encode(patch)
         start = time.perf_counter()
         network.encode(patch)
-    blocks = round(encode_s * LEAST_BLOCKS / (time.perf_counter() - start))
-    return _network(min(max(blocks, LEAST_BLOCKS), MOST_BLOCKS))
+    return time.perf_counter() - start
 
 
 def _network(blocks: int) -> NetworkSettings:
