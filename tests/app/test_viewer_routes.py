@@ -235,16 +235,16 @@ def test_images_are_handed_on_as_they_arrive(archive: Archive, proxy: str) -> No
             assert reply.raw.read() == b"-last"
 
 
-def test_an_image_cut_short_does_not_pass_for_a_whole_one(archive: Archive, proxy: str) -> None:
+@pytest.mark.parametrize(
+    "framing", ["Content-Length: 10\r\n\r\nhalf", "Transfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n"]
+)
+def test_an_image_cut_short_does_not_pass_for_a_whole_one(framing: str, archive: Archive, proxy: str) -> None:
     def cut(handler: BaseHTTPRequestHandler) -> None:
-        handler.send_response(200)
-        handler.send_header("Content-Length", "10")
-        handler.end_headers()
-        handler.wfile.write(b"half")
+        handler.wfile.write(f"HTTP/1.1 200 OK\r\n{framing}".encode())
         handler.close_connection = True
 
     archive.answer = cut
-    with pytest.raises(requests.exceptions.ChunkedEncodingError):
+    with pytest.raises((requests.exceptions.ChunkedEncodingError, requests.exceptions.ConnectionError)):
         get(f"{proxy}/wado/studies/1")
 
 

@@ -48,6 +48,8 @@ def test_the_loop_closes(viewer: Viewer, cases: dict[str, Case], server: Server)
     expect(progress).to_contain_text(re.compile(r"epoch \d|measur|prepar"), timeout=TRAINING_MS)
     picture(viewer, "4-training")
     expect(viewer.button("Update Model")).to_be_visible(timeout=TRAINING_MS)
+    expect(progress).to_contain_text("Model: v1")
+    assert server.info()["train_stats"]["sam3d"]["served"] == "v1"
     picture(viewer, "5-trained")
 
     address, study = viewer.next_sample("first")
