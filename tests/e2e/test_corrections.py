@@ -126,7 +126,7 @@ def test_a_run_shows_that_it_runs(viewer: Viewer, case: Case) -> None:
     viewer.choose("lesion")
     viewer.click_at(case.lps_mm(case.deepest("lesion")))
     held: list[Route] = []
-    viewer.page.route("**/infer/**", held.append)
+    viewer.page.route("**/infer/**", lambda route: held.append(route))
     viewer.run_button.click()
     expect(viewer.status).to_have_text(re.compile(r"Segmenting… \d+ s"))
     expect(viewer.run_button).to_be_disabled()

@@ -14,7 +14,8 @@
   const LOOK_MS = 250; // how often to look for a new panel
   const TRAINING_MS = 2000; // how often to ask about a running training
   const IDLE_MS = 10000; // and about one that somebody else may have started
-  const ERROR_SHOWN_MS = 15000;
+  const ERROR_SHOWN_MS = 6000; // the bar shows it until the next thing is said
+  const UNSHOWN = 'sam3d-unshown'; // instead of the number of a notice
   const SERVER = window.location.origin + '/';
 
   // ------------------------------------------------------------------ the page, whatever it shows
@@ -279,16 +280,17 @@
     return Array.isArray(value) && value.length > 0 && value.every(Array.isArray);
   }
 
+  /* Notices lie on the panel's list of labels, and stay while the mouse is there. What went well stands in the bar. */
   function speakingNotifications(of, stock) {
     return {
       show: (notice) => {
-        if (notice.type !== 'error' || !of.failure) {
-          return stock.show(notice);
+        if (notice.type !== 'error') {
+          return UNSHOWN;
         }
-        say(of, of.failure, 'failed');
-        return stock.show({ ...notice, message: of.failure, duration: ERROR_SHOWN_MS });
+        say(of, of.failure || notice.message, 'failed');
+        return stock.show({ ...notice, message: of.failure || notice.message, duration: ERROR_SHOWN_MS });
       },
-      hide: (id) => stock.hide(id),
+      hide: (id) => id === UNSHOWN || stock.hide(id),
     };
   }
 
