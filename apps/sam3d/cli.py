@@ -85,12 +85,22 @@ def pretrain_options(options: argparse.ArgumentParser) -> None:
     options.add_argument("--folder", type=Path, required=True, metavar="DIR", help="state to go on from, and the log")
     options.add_argument("--variant", choices=sorted(VARIANTS), default="tiny", help="size of the network (tiny)")
     options.add_argument("--steps", type=_count, default=3000, metavar="N", help="optimiser steps (3000)")
-    options.add_argument("--batch", type=_count, default=1, metavar="N", help="patches of a step (1)")
+    options.add_argument("--batch", type=_count, default=4, metavar="N", help="patches of a step (4)")
     options.add_argument("--seed", type=int, default=0, metavar="N", help="of weights, patches and clicks (0)")
-    options.add_argument("--rounds", type=_count, default=3, metavar="N", help="simulated clicks on each patch (3)")
-    options.add_argument("--learning-rate", type=float, default=1e-3, metavar="X", help="largest step size (0.001)")
+    options.add_argument(
+        "--rounds", type=_count, default=3, metavar="N", help="simulated clicks on a patch, in the mean (3)"
+    )
+    options.add_argument("--learning-rate", type=float, default=2e-3, metavar="X", help="largest step size (0.002)")
     options.add_argument("--start", type=Path, metavar="FILE", help="weights of ours to begin with, not random ones")
     options.add_argument("--spacing-mm", type=float, default=1.0, metavar="MM", help="to use the weights at (1.0)")
+    options.add_argument(
+        "--zooms",
+        type=float,
+        nargs="+",
+        default=[1.0, 2.0, 4.0],
+        metavar="X",
+        help="times that, for what is larger (1 2 4)",
+    )
     options.add_argument("--weights-version", default="1", metavar="TEXT", help="what the card calls the weights (1)")
     options.add_argument("--threads", type=_count, metavar="N", help="CPU threads of PyTorch")
     options.add_argument("--device", default="cpu", help="cpu or cuda (cpu)")
@@ -98,20 +108,25 @@ def pretrain_options(options: argparse.ArgumentParser) -> None:
 
 def pretrain(args: argparse.Namespace) -> int:
     """train a network from nothing, or go on where that was interrupted"""
+    from lib.distributed import torchrun_team
     from lib.network.weights import Card, load_weights, save_weights
     from lib.pretraining import PretrainingPlan, pretrain
-    from lib.training import ClickPlan
 
     _set_threads(args.threads)
-    plan = PretrainingPlan(args.steps, args.batch, args.learning_rate, seed=args.seed, clicks=ClickPlan(args.rounds))
+    plan = PretrainingPlan(args.steps, args.batch, args.learning_rate, seed=args.seed)
+    plan = replace(plan, clicks=replace(plan.clicks, rounds=args.rounds))
     parent = load_weights(args.start) if args.start else None
     start = parent[0].state_dict() if parent else None
-    network = pretrain(VARIANTS[args.variant], plan, args.folder, args.device, start)
+    with torchrun_team(torch.device(args.device)) as team:
+        network = pretrain(VARIANTS[args.variant], plan, args.folder, args.device, start, team)
+        if not team.is_leader:
+            return 0
     card = Card(
         variant=args.variant,
         network=VARIANTS[args.variant],
         intensity=PRESETS["ct"],
         spacing_mm=args.spacing_mm,
+        zooms=tuple(args.zooms),
         version=args.weights_version,
         is_trained=True,
         has_background_clicks=True,

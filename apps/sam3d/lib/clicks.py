@@ -58,11 +58,39 @@ def random_click(region: NDArray[np.bool_], rng: np.random.Generator) -> Index:
 
     Cheap enough for every training step. Raises PromptError for an empty region.
     """
-    box = _occupied(region)
-    depth = ndimage.distance_transform_cdt(np.pad(region[box], 1), metric="chessboard")
-    cumulative = np.cumsum(np.square(depth[1:-1, 1:-1, 1:-1], dtype=np.float64))
+    box, depth = _depths(region)
+    cumulative = np.cumsum(np.square(depth, dtype=np.float64))
     drawn = np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right")
-    return _shifted(_unravel(int(drawn), region[box].shape), box)
+    return _shifted(_unravel(int(drawn), depth.shape), box)
+
+
+def deep_click(region: NDArray[np.bool_], rng: np.random.Generator) -> Index:
+    """One of the deepest voxels of `region` (I, J, K), by steps to its outside; as cheap as `random_click`.
+
+    Raises PromptError for an empty region.
+    """
+    box, depth = _depths(region)
+    deepest = np.flatnonzero(depth == depth.max())
+    return _shifted(_unravel(int(deepest[int(rng.integers(deepest.size))]), depth.shape), box)
+
+
+def largest_error(
+    label: NDArray[np.bool_], mask: NDArray[np.bool_], rng: np.random.Generator
+) -> tuple[NDArray[np.bool_], bool] | None:
+    """The error of `next_click` as a region (I, J, K), and whether the mask missed it; None when they agree."""
+    found = _largest_error(label, mask, rng)
+    if found is None:
+        return None
+    region = np.zeros_like(label)
+    region[found.box] = found.region
+    return region, found.is_missed
+
+
+def _depths(region: NDArray[np.bool_]) -> tuple[Box, NDArray[np.int32]]:
+    """The box around `region`, and in it each voxel's steps to the outside, 0 beside the region."""
+    box = _occupied(region)
+    depth: NDArray[np.int32] = ndimage.distance_transform_cdt(np.pad(region[box], 1), metric="chessboard")
+    return box, depth[1:-1, 1:-1, 1:-1]
 
 
 def _largest_error(label: NDArray[np.bool_], mask: NDArray[np.bool_], rng: np.random.Generator) -> _Component | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -78,3 +79,15 @@ def joined(team: Team, backend: str, meeting: str) -> Iterator[Team]:
         yield team
     finally:
         distributed.destroy_process_group()
+
+
+@contextmanager
+def torchrun_team(device: torch.device) -> Iterator[Team]:
+    """The team that torchrun started this process in; a team of one where it did not."""
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        yield Team()
+        return
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    with joined(Team(size, int(os.environ["RANK"])), backend, "env://") as team:
+        yield team

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lib.network.sam3d import Sam3D
+from lib.simulated_user import SimulatedUser
 from lib.synthesis.patches import training_patch
-from lib.training import Clicks, corrected, decode, dice_of, first_clicks
+from lib.training import Clicks, decode, margins
 
 N_CLICKS = 5
 REFERENCE_PATCHES = 8
@@ -164,13 +165,15 @@ def measure(
     found = []
     for number, each in enumerate(patches):
         rng = np.random.default_rng([CLICK_SEED, number])
-        patch, target = (torch.from_numpy(array)[None, None].to(device) for array in (each.patch, each.target))
-        embedding = network.encode(patch)
-        clicks, dices = first_clicks(target, rng), []
-        for _ in range(n_clicks):
+        embedding = network.encode(torch.from_numpy(each.patch)[None, None].to(device))
+        user, dices = SimulatedUser(each.target > 0, rng), []
+        for click in range(n_clicks):
+            if click:
+                user.correct()
+            clicks = Clicks.of([user])
             logits = decode(network, embedding, clicks if has_background_clicks else _foreground(clicks))
-            dices.append(dice_of(logits, target))
-            clicks = corrected(clicks, target, logits, rng)
+            user.look(margins(logits)[0])
+            dices.append(user.dice)
         found.append(Measured(each.case, each.label, tuple(dices)))
     return Scores(tuple(found))
 

@@ -25,14 +25,14 @@ STRIDE_SHARE = 5 / 8
 MIN_TOUCHING = 4
 
 
-def grids_around(clicks: NDArray[np.int64], volume: Volume, size: int, spacing_mm: float) -> list[PatchGrid]:
-    """The patches that foreground clicks (N, 3) open, in their order: the first one its own, a later one only where it
-    lies in, or near the border of, no earlier patch. Earlier patches never move when a click is added."""
-    grids: list[PatchGrid] = []
-    for click in clicks:
-        if not any(grid.contains(click[None], margin=size * BORDER_SHARE).all() for grid in grids):
-            grids.append(PatchGrid.around(volume.affine, click, size, spacing_mm))
-    return grids
+def opens_patch(click: NDArray[np.int64], grids: Iterable[PatchGrid]) -> bool:
+    """Whether a foreground click (3,) lies in, or well off the border of, none of the patches: it opens its own."""
+    return not any(grid.contains(click[None], margin=grid.size * BORDER_SHARE).all() for grid in grids)
+
+
+def reaches_border(grid: PatchGrid, margin: Floats, volume: Volume) -> bool:
+    """Whether the object goes on beyond the patch, inside the volume. margin (P, P, P) as for `neighbours`."""
+    return any(True for _ in _open_faces(grid, (margin > 0) & _is_in_volume(grid, volume), volume))
 
 
 def neighbours(grid: PatchGrid, margin: Floats, volume: Volume) -> list[tuple[PatchGrid, Floats]]:
@@ -42,18 +42,10 @@ def neighbours(grid: PatchGrid, margin: Floats, volume: Volume) -> list[tuple[Pa
     margin (P, P, P) is how much the object's logit exceeds the background's.
     """
     is_object = (margin > 0) & _is_in_volume(grid, volume)
-    stride = int(grid.size * STRIDE_SHARE)
     found = []
-    for axis in range(3):
-        for side in (0, -1):
-            if np.count_nonzero(is_object.take(side, axis=axis)) < MIN_TOUCHING:
-                continue
-            step: list[int] = [0, 0, 0]
-            step[axis] = stride if side else -stride
-            neighbour = grid.shifted(step)
-            if _has_news(neighbour, grid, axis, volume):
-                clicks = _pseudo_clicks(is_object, axis, side, grid.size - stride)
-                found.append((neighbour, _to_native(clicks, grid)))
+    for axis, side, neighbour in _open_faces(grid, is_object, volume):
+        clicks = _pseudo_clicks(is_object, axis, side, grid.size - _stride(grid.size))
+        found.append((neighbour, _to_native(clicks, grid)))
     return found
 
 
@@ -67,7 +59,7 @@ def grids_over(volume: Volume, size: int, spacing_mm: float) -> Iterator[PatchGr
     """As few patches as cover every voxel of the volume with the usual overlap, centred on it."""
     centre = (np.array(volume.shape) - 1) / 2
     middle = PatchGrid.around(volume.affine, centre, size, spacing_mm)
-    stride = int(size * STRIDE_SHARE)
+    stride = _stride(size)
     extents = [(volume.shape[axis] - 1) / abs(step) for axis, step in zip(middle.axes, middle.steps, strict=True)]
     counts = [1 + max(0, int(np.ceil((extent - (size - 1)) / stride))) for extent in extents]
     half = 0.0 if size % 2 else 0.5  # the middle of an even number of samples lies between two of them
@@ -100,6 +92,25 @@ def tapered(grid: PatchGrid, margin: Floats, volume: Volume) -> tuple[Box, Float
     box, weighted = grid.paste_values(margin * weight, volume.shape)
     _, weights = grid.paste_values(weight, volume.shape)
     return box, weighted, weights
+
+
+def _open_faces(grid: PatchGrid, is_object: NDArray[np.bool_], volume: Volume) -> Iterator[tuple[int, int, PatchGrid]]:
+    """Faces that the object (P, P, P) touches and behind which the volume goes on: patch axis, side (0 or -1), and the
+    patch that lies there."""
+    stride = _stride(grid.size)
+    for axis in range(3):
+        for side in (0, -1):
+            if np.count_nonzero(is_object.take(side, axis=axis)) < MIN_TOUCHING:
+                continue
+            step: list[int] = [0, 0, 0]
+            step[axis] = stride if side else -stride
+            neighbour = grid.shifted(step)
+            if _has_news(neighbour, grid, axis, volume):
+                yield axis, side, neighbour
+
+
+def _stride(size: int) -> int:
+    return int(size * STRIDE_SHARE)
 
 
 def _is_in_volume(grid: PatchGrid, volume: Volume) -> NDArray[np.bool_]:

@@ -23,15 +23,24 @@ from lib.checkpoints import open_network
 from lib.contract import honour_clicks
 from lib.errors import SettingsError, WeightsError
 from lib.geometry import PatchGrid
+from lib.local_update import locally_updated
 from lib.network.sam3d import Embedding, Sam3D
 from lib.network.weights import Card
-from lib.patches import blend, grids_around, grids_over, is_covered, neighbours, tapered
+from lib.patches import blend, grids_over, is_covered, neighbours, opens_patch, reaches_border, tapered
 from lib.preprocess import chosen_intensity, sample_patch
 from lib.prompts import ClickRequest, Prompt
 from lib.settings import Intensity, Settings
 from lib.volumes import Volume
 
 Floats = NDArray[np.float32]
+Labels = NDArray[np.int64]
+
+# Answers to the first so many clicks of a patch are kept, so that one more click is decoded once.
+ANSWERS_MIB = 128
+# Corrections are taken one after another; of more than this many in a patch the first ones count together.
+LONGEST_CHAIN = 32
+NO_POINTS = np.zeros((0, 3), np.float32)
+NO_LABELS = np.zeros(0, np.int64)
 
 
 @dataclass
@@ -78,6 +87,7 @@ class Predictor:
         self.device = device or device_named(settings.device)
         self._network = network.to(self.device).eval()
         self._embeddings: ByteCache[Embedding] = ByteCache(settings.embedding_cache_mib * 2**20, lambda e: e.nbytes)
+        self._answers: ByteCache[Floats] = ByteCache(ANSWERS_MIB * 2**20, lambda margin: margin.nbytes)
         self._intensities: ByteCache[tuple[Intensity, tuple[str, ...]]] = ByteCache(1024, lambda _: 1)
 
     @property
@@ -114,12 +124,11 @@ class Predictor:
         """The network's own guess for the first label, without any click: every patch of the volume, blended."""
         self._check_trained()
         report = self._report(volume, None)
-        no_points = np.zeros((0, 3), np.float32)
         total = np.zeros(volume.shape, np.float32)
         for grid in grids_over(volume, self._network.settings.patch_size, self.card.spacing_mm):
             embedding = self._embedding(volume, grid, report, is_kept=False)
             with report.timed("decode"):
-                margin = self._decode(embedding, grid, no_points, np.zeros(0, np.int64))
+                margin = self._decode(embedding, grid, NO_POINTS, NO_LABELS)
             with report.timed("paste"):
                 # Weights are positive, so the blended margin is positive exactly where this sum is.
                 box, weighted, _ = tapered(grid, margin, volume)
@@ -141,7 +150,10 @@ class Predictor:
     def _grown(self, volume: Volume, prompt: Prompt, name: str, report: Report) -> tuple[Box, Floats]:
         """The object's margin over the background on a native box: the clicked patches, and on from there to
         neighbouring patches as long as the object reaches a border and the settings allow."""
-        seeds = grids_around(prompt.foreground, volume, self._network.settings.patch_size, self.card.spacing_mm)
+        seeds: list[PatchGrid] = []
+        for click in prompt.foreground:
+            if opens_patch(click, seeds):
+                seeds.append(self._fitting(volume, prompt, click, report))
         opened: list[PatchGrid] = []
         parts: list[tuple[PatchGrid, Floats]] = []
         is_whole = True
@@ -157,6 +169,16 @@ class Predictor:
         with report.timed("paste"):
             return blend(parts, volume)
 
+    def _fitting(self, volume: Volume, prompt: Prompt, click: NDArray[np.int64], report: Report) -> PatchGrid:
+        """The patch around a click at the finest of the weights' zooms at which the object ends inside it; the coarsest
+        where it ends in none."""
+        size = self._network.settings.patch_size
+        grids = [PatchGrid.around(volume.affine, click, size, self.card.spacing_mm * zoom) for zoom in self.card.zooms]
+        for grid in grids[:-1]:
+            if not reaches_border(grid, self._answer(volume, grid, prompt, NO_POINTS, report), volume):
+                return grid
+        return grids[-1]
+
     def _follow(
         self, volume: Volume, prompt: Prompt, seed: PatchGrid, opened: list[PatchGrid], report: Report
     ) -> tuple[list[tuple[PatchGrid, Floats]], bool]:
@@ -165,12 +187,10 @@ class Predictor:
         parts = []
         has_ended = True
         opened.append(seed)
-        queue = deque([(seed, np.zeros((0, 3), np.float32))])
+        queue = deque([(seed, NO_POINTS)])
         while queue:
             grid, pseudo_clicks = queue.popleft()
-            embedding = self._embedding(volume, grid, report)
-            with report.timed("decode"):
-                margin = self._decode(embedding, grid, *self._points(grid, prompt, pseudo_clicks))
+            margin = self._answer(volume, grid, prompt, pseudo_clicks, report)
             parts.append((grid, margin))
             news = [(near, clicks) for near, clicks in neighbours(grid, margin, volume) if not is_covered(near, opened)]
             room = max(0, self.settings.clicks.max_patches - len(opened))
@@ -178,6 +198,29 @@ class Predictor:
             opened += [near for near, _ in news[:room]]
             queue += news[:room]
         return parts, has_ended
+
+    def _answer(self, volume: Volume, grid: PatchGrid, prompt: Prompt, pseudo_clicks: Floats, report: Report) -> Floats:
+        """The object's margin (P, P, P) in one patch after all its clicks."""
+        points, labels = self._points(grid, prompt, pseudo_clicks)
+        # Weights that were never trained to correct an answer get all clicks at once, as they were published.
+        alone = len(points) - LONGEST_CHAIN if self.card.has_background_clicks else len(points)
+
+        def answer(count: int) -> Floats:
+            return self._answers.get(
+                (volume.key, grid.key, points[:count].tobytes(), labels[:count].tobytes()), lambda: make(count)
+            )
+
+        def make(count: int) -> Floats:
+            embedding = self._embedding(volume, grid, report)
+            with report.timed("decode"):
+                margin = self._decode(embedding, grid, points[:count], labels[:count])
+            if count <= max(1, alone):
+                return margin
+            before = answer(count - 1)
+            click = grid.indices(points[count - 1 : count])[0]
+            return locally_updated(before, margin, click, bool(labels[count - 1]))
+
+        return answer(len(points))
 
     def _points(self, grid: PatchGrid, prompt: Prompt, pseudo_clicks: Floats) -> tuple[Floats, NDArray[np.int64]]:
         """The user's clicks inside the patch, native (N, 3), with their labels; pseudo-clicks where none is

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from lib.errors import WeightsError
+from lib.distributed import Team
+from lib.errors import TrainingError, WeightsError
 from lib.network.build import build_sam3d
 from lib.network.sam3d import Sam3D
 from lib.network.weights import write_atomically
@@ -28,22 +29,27 @@ from lib.training_loop import Epoch, Loop, descend, run_loop
 
 logger = logging.getLogger(__name__)
 
+# First elements of seeds, beside those of patches (1), phantoms (2, 3), the gate (4) and cases (5).
+CLICK_STREAM, CHANCE_STREAM = 6, 7
+
 
 @dataclass(frozen=True)
 class PretrainingPlan:
     """Everything that decides the outcome: the same plan gives the same weights on the same machine."""
 
     steps: int = 3000
-    batch_size: int = 1
-    learning_rate: float = 1e-3
+    batch_size: int = 4
+    learning_rate: float = 2e-3
     warmup_steps: int = 100
     weight_decay: float = 0.01
     max_gradient_norm: float = 1.0
     average_decay: float = 0.998
     stretch: int = 50
     seed: int = 0
-    has_bfloat16: bool = True
-    clicks: ClickPlan = field(default_factory=ClickPlan)
+    has_bfloat16: bool = False
+    clicks: ClickPlan = field(
+        default_factory=lambda: ClickPlan(automatic_share=0.05, random_share=0.4, has_varied_rounds=True)
+    )
 
     def learning_rate_at(self, step: int) -> float:
         """Linear warm-up, then half a cosine down to a hundredth."""
@@ -54,18 +60,19 @@ class PretrainingPlan:
 
 
 class SyntheticPatches(IterableDataset[dict[str, Tensor]]):
-    """Patches and targets (1, P, P, P), each made from the seed and its own number, so that a resumed run goes on
-    exactly where it was."""
+    """A team member's batches of patches and targets (B, 1, P, P, P), a step's each; every patch is made from the seed
+    and its own number, so that a resumed run goes on exactly where it was, and any team makes the same ones."""
 
-    def __init__(self, patch_size: int, seed: int, start: int, count: int) -> None:
-        self.patch_size, self.seed, self.numbers = patch_size, seed, range(start, start + count)
+    def __init__(self, patch_size: int, plan: PretrainingPlan, team: Team, steps: range) -> None:
+        self.patch_size, self.plan, self.team, self.steps = patch_size, plan, team, steps
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        for number in self.numbers:
-            patch, target = training_patch(training_rng(self.seed, number), self.patch_size)
+        for step in self.steps:
+            numbers = self.team.share(step * self.plan.batch_size, self.plan.batch_size)
+            pairs = [training_patch(training_rng(self.plan.seed, number), self.patch_size) for number in numbers]
             yield {
-                "image": torch.from_numpy(np.asarray(patch, np.float32))[None],
-                "label": torch.from_numpy(np.asarray(target, np.float32))[None],
+                "image": torch.from_numpy(np.stack([patch for patch, _ in pairs]))[:, None],
+                "label": torch.from_numpy(np.stack([target for _, target in pairs]).astype(np.float32))[:, None],
             }
 
 
@@ -75,23 +82,29 @@ def pretrain(
     folder: Path,
     device: str = "cpu",
     start: Mapping[str, Tensor] | None = None,
+    team: Team | None = None,
 ) -> Sam3D:
     """Train for `plan.steps` steps, keeping the state in `folder` after every stretch; returns the averaged network.
 
     `start` holds the weights to begin with, in place of random ones. A folder that holds a state goes on from there.
-    Raises WeightsError when that state is of another plan.
+    Members of a team share each step's patches and come to the same weights; the leader writes.
+    Raises WeightsError when that state is of another plan, TrainingError for a team larger than a step.
     """
+    team = team or Team()
+    if plan.batch_size < team.size:
+        raise TrainingError(f"a step has {plan.batch_size} patches, fewer than {team.size} processes: raise --batch")
     torch.manual_seed(plan.seed)
     network = build_sam3d(network_settings, seed=plan.seed).to(device).train()
     if start is not None:
         network.load_state_dict(start)
     optimiser = torch.optim.AdamW(network.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay)
     average = MovingAverage(network, plan.average_decay)
-    run = _Run(plan, network, optimiser, average, folder)
+    run = _Run(plan, network, optimiser, average, folder, team)
     run.resume()
     while run.step < plan.steps:
         run.stretch()
-        run.save()
+        if team.is_leader:
+            run.save()
     averaged = build_sam3d(network_settings)
     averaged.load_state_dict(average.state)
     return averaged
@@ -101,22 +114,32 @@ class _Run:
     """The state of one pre-training run and how it moves on."""
 
     def __init__(
-        self, plan: PretrainingPlan, network: Sam3D, optimiser: torch.optim.AdamW, average: MovingAverage, folder: Path
+        self,
+        plan: PretrainingPlan,
+        network: Sam3D,
+        optimiser: torch.optim.AdamW,
+        average: MovingAverage,
+        folder: Path,
+        team: Team,
     ) -> None:
+        self.team = team
         self.plan, self.network, self.optimiser, self.average = plan, network, optimiser, average
         self.path = folder / "state.pt"
         self.log_path = folder / "log.jsonl"
+        self.device = next(network.parameters()).device
         self.step = 0
 
     def stretch(self) -> None:
         """The next `plan.stretch` steps, as one epoch of MONAI's trainer."""
         plan, steps = self.plan, min(self.plan.stretch, self.plan.steps - self.step)
-        start = self.step * plan.batch_size
-        patches = SyntheticPatches(self.network.settings.patch_size, plan.seed, start, steps * plan.batch_size)
-        loader = DataLoader(patches, batch_size=plan.batch_size, num_workers=1)
+        size = self.network.settings.patch_size
+        patches = SyntheticPatches(size, plan, self.team, range(self.step, self.step + steps))
+        loader = DataLoader(patches, batch_size=None, num_workers=0 if self.device.type == "cpu" else 1)
         run_loop(self.network, self.optimiser, loader, self._update, Loop(1, steps, self._report))
 
     def _report(self, epoch: Epoch) -> None:
+        if not self.team.is_leader:
+            return
         entry = {"step": self.step, "loss": epoch.loss, "dice": epoch.dice}
         logger.info(
             "step %d of %d: loss %.3f, last-click dice %.3f", self.step, self.plan.steps, epoch.loss, epoch.dice
@@ -128,14 +151,21 @@ class _Run:
         """One optimiser step."""
         plan = self.plan
         self.optimiser.zero_grad(set_to_none=True)
-        rng = np.random.default_rng([plan.seed, self.step])
+        numbers = self.team.share(self.step * plan.batch_size, plan.batch_size)
+        # Users draw from streams of their own: with the patch's they would repeat what made it.
+        rngs = [np.random.default_rng([CLICK_STREAM, plan.seed, number]) for number in numbers]
+        chances = np.random.default_rng([CHANCE_STREAM, plan.seed, self.step])
+        share = len(patch) / plan.batch_size
         with torch.autocast(patch.device.type, torch.bfloat16, enabled=plan.has_bfloat16):
-            loss, logits = training_step(self.network, patch, target, plan.clicks, rng)
-        loss.backward()
+            loss, logits = training_step(self.network, patch, target, plan.clicks, rngs, chances)
+        (loss * share).backward()
+        self.team.sum_gradients(self.network.parameters())
         descend(self.optimiser, [self.network.parameters()], plan.max_gradient_norm, plan.learning_rate_at(self.step))
         self.average.update(self.network)
         self.step += 1
-        return float(loss.detach()), dice_of(logits.detach(), target)
+        values = [share * float(loss.detach()), share * dice_of(logits.detach(), target)]
+        mean_loss, mean_dice = self.team.sum_values(values, patch.device)
+        return mean_loss, mean_dice
 
     def save(self) -> None:
         state = {

@@ -65,9 +65,12 @@ class NetworkSettings:
     prompt_heads: int = 8
     num_queries: int = 10
     # The published decoder never sees where a click is; networks of our own may (docs/decisions/0002).
-    has_click_maps: bool = False
-    # Residual convolutions between fusion and logits, beside click maps; the published decoder has none.
-    refinement_layers: int = 0
+    # Channels of their decoder's three levels, fine to coarse; none: the published decoder.
+    click_unet: tuple[int, ...] = ()
+
+    @property
+    def has_click_maps(self) -> bool:
+        return bool(self.click_unet)
 
     @property
     def grid_size(self) -> int:
@@ -88,20 +91,19 @@ class NetworkSettings:
 VARIANTS: Mapping[str, NetworkSettings] = {
     "tiny": NetworkSettings(
         patch_size=64,
-        embed_dim=96,
+        embed_dim=64,
         depth=4,
-        num_heads=3,
+        num_heads=2,
         neck_blocks=(0, 1, 2, 3),
         window_size=4,
         sam_window_size=4,
         sam_grid_size=16,
-        adapter_dim=48,
+        adapter_dim=32,
         neck_dim=32,
-        head_dim=16,
+        head_dim=32,
         prompt_mlp_dim=128,
         prompt_heads=4,
-        has_click_maps=True,
-        refinement_layers=2,
+        click_unet=(32, 64, 96),
     ),
     "vit_b": NetworkSettings(),
     "vit_l": NetworkSettings(embed_dim=1024, depth=24, num_heads=16, neck_blocks=(5, 11, 17, 23), adapter_dim=512),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,19 +11,23 @@ from monai.losses import DiceCELoss
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lib.clicks import next_click, random_click
 from lib.network.sam3d import Embedding, Sam3D
+from lib.simulated_user import SimulatedUser
 
-# Half Dice of the object, half cross-entropy of both classes (arXiv 2306.13465, section 4.1 and its code's constants).
-segmentation_loss = DiceCELoss(
-    softmax=True,
-    to_onehot_y=True,
-    include_background=False,
-    lambda_dice=0.5,
-    lambda_ce=0.5,
-    smooth_nr=1e-5,
-    smooth_dr=1e-5,
-)
+# Half Dice of the object, half cross-entropy (arXiv 2306.13465, section 4.1 and its code's constants). Of two classes,
+# softmax is a sigmoid of the difference, at half the work.
+_dice_and_cross_entropy = DiceCELoss(sigmoid=True, lambda_dice=0.5, lambda_ce=0.5, smooth_nr=1e-5, smooth_dr=1e-5)
+
+
+def segmentation_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """The published loss of logits (B, 2, P, P, P), background and object, against a target (B, 1, P, P, P)."""
+    loss: Tensor = _dice_and_cross_entropy(margin_of(logits), target)
+    return loss
+
+
+def margin_of(logits: Tensor) -> Tensor:
+    """How much the object's logit exceeds the background's: (B, 2, P, P, P) to (B, 1, P, P, P)."""
+    return logits[:, 1:] - logits[:, :1]
 
 
 @dataclass(frozen=True)
@@ -32,8 +36,16 @@ class ClickPlan:
 
     rounds: int = 3
     automatic_share: float = 0.1
-    # How often a corrective click is drawn from anywhere in the largest error rather than from its middle.
+    # How often a click is drawn from anywhere in its region rather than from the middle.
     random_share: float = 0.5
+    # Whether the number of rounds is drawn for each step, from 1 to 2 * rounds - 1.
+    has_varied_rounds: bool = False
+
+    def draw_rounds(self, rng: np.random.Generator) -> int:
+        """How many rounds a step has; 0 stands for an automatic one."""
+        if rng.random() < self.automatic_share:
+            return 0
+        return int(rng.integers(1, 2 * self.rounds)) if self.has_varied_rounds else self.rounds
 
 
 @dataclass(frozen=True)
@@ -47,24 +59,30 @@ class Clicks:
     def none(cls, batch: int) -> Clicks:
         return cls(torch.zeros(batch, 0, 3), torch.zeros(batch, 0))
 
-    def plus(self, clicks: list[tuple[tuple[int, int, int], bool]]) -> Clicks:
-        """One more click for each sample of the batch."""
-        coords = torch.tensor([[list(at)] for at, _ in clicks], dtype=self.coords.dtype)
-        labels = torch.tensor([[float(is_foreground)] for _, is_foreground in clicks])
-        return Clicks(torch.cat([self.coords, coords], dim=1), torch.cat([self.labels, labels], dim=1))
+    @classmethod
+    def of(cls, users: Sequence[SimulatedUser]) -> Clicks:
+        """All that the users of a batch have clicked; each as often as the others."""
+        coords = torch.tensor([user.coords for user in users], dtype=torch.float32)
+        return cls(coords, torch.tensor([user.labels for user in users], dtype=torch.float32))
 
 
 def training_step(
-    network: Sam3D, patch: Tensor, target: Tensor, plan: ClickPlan, rng: np.random.Generator
+    network: Sam3D,
+    patch: Tensor,
+    target: Tensor,
+    plan: ClickPlan,
+    rngs: Sequence[np.random.Generator],
+    chances: np.random.Generator | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Loss of a batch over rounds of simulated clicks, and the logits (B, 2, P, P, P) of the last round.
 
     patch (B, 1, P, P, P) and target (B, 1, P, P, P), 0 or 1. The patch is encoded once; each round adds the click
-    that the largest error asks for, as a user would.
+    that the largest error asks for, as a user would. `rngs` has one generator for each sample's user; `chances`, by
+    default the first of them, decides for the whole batch how many rounds there are.
     """
     embedding = network.encode(patch)
     loss = patch.new_zeros(())
-    for turn in click_rounds(network, embedding, target, plan, rng):
+    for turn in click_rounds(network, embedding, target, plan, rngs, chances):
         loss = loss + turn.loss
     return loss / turn.rounds, turn.logits
 
@@ -78,7 +96,7 @@ def backward_step(
     share: float = 1.0,
     has_bfloat16: bool = False,
 ) -> tuple[float, Tensor]:
-    """The same loss, its gradients times `share` already added to the parameters.
+    """The same loss of one sample, its gradients times `share` already added to the parameters.
 
     Each round is differentiated before the next one starts, so memory holds the graph of one decoding however many
     rounds there are, and then that of the encoder.
@@ -90,7 +108,7 @@ def backward_step(
     with precision():
         encoded = network.encode(patch)
     feature, fusion = (t.detach().requires_grad_(t.requires_grad) for t in (encoded.feature, encoded.fusion))
-    turns = click_rounds(network, Embedding(feature, fusion, encoded.image), target, plan, rng)
+    turns = click_rounds(network, Embedding(feature, fusion, encoded.image), target, plan, [rng])
     loss, logits = 0.0, patch.new_zeros(())
     while True:
         with precision():
@@ -115,17 +133,28 @@ class Turn:
 
 
 def click_rounds(
-    network: Sam3D, embedding: Embedding, target: Tensor, plan: ClickPlan, rng: np.random.Generator
+    network: Sam3D,
+    embedding: Embedding,
+    target: Tensor,
+    plan: ClickPlan,
+    rngs: Sequence[np.random.Generator],
+    chances: np.random.Generator | None = None,
 ) -> Iterator[Turn]:
     """A first click and then corrections, or now and then no click at all."""
-    is_automatic = rng.random() < plan.automatic_share
-    clicks = Clicks.none(len(target)) if is_automatic else first_clicks(target, rng)
-    rounds = 1 if is_automatic else plan.rounds
+    rounds = plan.draw_rounds(rngs[0] if chances is None else chances)
+    if rounds == 0:
+        logits = decode(network, embedding, Clicks.none(len(target)))
+        yield Turn(segmentation_loss(logits.float(), target), logits, 1)
+        return
+    masks = target[:, 0].cpu().numpy() > 0
+    users = [SimulatedUser(mask, rng, plan.random_share) for mask, rng in zip(masks, rngs, strict=True)]
     for number in range(rounds):
-        logits = decode(network, embedding, clicks)
+        logits = decode(network, embedding, Clicks.of(users))
         yield Turn(segmentation_loss(logits.float(), target), logits, rounds)
         if number + 1 < rounds:
-            clicks = corrected(clicks, target, logits.detach(), rng, plan.random_share)
+            for user, margin in zip(users, margins(logits), strict=True):
+                user.look(margin)
+                user.correct()
 
 
 def decode(network: Sam3D, embedding: Embedding, clicks: Clicks) -> Tensor:
@@ -134,37 +163,15 @@ def decode(network: Sam3D, embedding: Embedding, clicks: Clicks) -> Tensor:
     return network.decode(embedding, clicks.coords.to(device), clicks.labels.to(device))
 
 
-def first_clicks(target: Tensor, rng: np.random.Generator) -> Clicks:
-    """A foreground click somewhere inside each target (B, 1, P, P, P), deep inside more often than not; a sample
-    without any target gets a background click in its middle."""
-    clicks = []
-    for region in _masks(target):
-        centre = (region.shape[0] // 2, region.shape[1] // 2, region.shape[2] // 2)
-        clicks.append((random_click(region, rng), True) if region.any() else (centre, False))
-    return Clicks.none(len(target)).plus(clicks)
-
-
-def corrected(
-    clicks: Clicks, target: Tensor, logits: Tensor, rng: np.random.Generator, random_share: float = 0.0
-) -> Clicks:
-    """One more click for each sample: in its largest error, or the first click again where there is none."""
-    more = []
-    predicted = (logits[:, 1:] > logits[:, :1]).float()
-    for index, (label, mask) in enumerate(zip(_masks(target), _masks(predicted), strict=True)):
-        click = next_click(label, mask, (1.0, 1.0, 1.0), rng)
-        if click is None:
-            d, h, w = (int(x) for x in clicks.coords[index, 0])
-            click = ((d, h, w), bool(clicks.labels[index, 0]))
-        elif rng.random() < random_share:
-            wrong = label & ~mask if click[1] else mask & ~label
-            click = (random_click(wrong, rng), click[1])
-        more.append(click)
-    return clicks.plus(more)
+def margins(logits: Tensor) -> NDArray[np.float32]:
+    """Margins (B, P, P, P) of a batch's logits, for users to look at."""
+    found: NDArray[np.float32] = margin_of(logits.detach().float())[:, 0].cpu().numpy()
+    return found
 
 
 def dice_of(logits: Tensor, target: Tensor) -> float:
     """Mean Dice over a batch; an empty target with an empty answer counts 1."""
-    predicted = (logits[:, 1:] > logits[:, :1]).float()
+    predicted = (margin_of(logits) > 0).float()
     overlap = (predicted * target).flatten(1).sum(dim=1)
     total = predicted.flatten(1).sum(dim=1) + target.flatten(1).sum(dim=1)
     return float(torch.where(total > 0, 2 * overlap / total.clamp(min=1), 1.0).mean())
@@ -186,7 +193,3 @@ class MovingAverage:
         for name, tensor in network.state_dict().items():
             if tensor.is_floating_point():
                 self.state[name].lerp_(tensor, 1 - decay)
-
-
-def _masks(batch: Tensor) -> Iterable[NDArray[np.bool_]]:
-    return (mask > 0 for mask in batch[:, 0].cpu().numpy())

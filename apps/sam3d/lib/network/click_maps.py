@@ -12,6 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+# The maps' cells are so many patch voxels wide.
+STRIDE = 2
+# Sweeps over the grid, there and back along every axis, that the geodesic maps get: a path may turn that often.
+SWEEPS = 4
 # Decay lengths, in patch voxels, of the straight nearness maps: about the click, and about its neighbourhood.
 REACHES = (3.0, 12.0)
 COUNT = 2 * (len(REACHES) + 2) + 1
@@ -26,8 +30,8 @@ SMALLEST_REGION = 6
 LENGTH_SCALE, MAX_CONTRAST = 8.0, 4.0
 
 
-def click_maps(image: Tensor, point_coords: Tensor, point_labels: Tensor, stride: int) -> Tensor:
-    """Maps of the clicks on a grid whose cells are `stride` patch voxels wide.
+def click_maps(image: Tensor, point_coords: Tensor, point_labels: Tensor) -> Tensor:
+    """Maps of the clicks on a grid whose cells are `STRIDE` patch voxels wide.
 
     image (B, 1, h, w, d), the patch's mean in each cell; point_coords (B, N, 3) in patch voxels (d, h, w), voxel
     centres on integers; point_labels (B, N), 1 foreground, 0 background. Returns (B, COUNT, h, w, d) of the image's
@@ -39,13 +43,13 @@ def click_maps(image: Tensor, point_coords: Tensor, point_labels: Tensor, stride
     # Distances need single precision, whatever the rest of the network runs in.
     with torch.autocast(image.device.type, enabled=False):
         image = image.float()
-        distance = _distances(point_coords, grid, stride)
+        distance = _distances(point_coords, grid)
         maps = []
         for label in (1, 0):
             nearest, which = distance.masked_fill((point_labels != label)[:, None], torch.inf).min(dim=-1)
-            contrast, cost = _unlikeness(image, distance, which, stride)
+            contrast, cost = _unlikeness(image, distance, which)
             has_click = nearest.isfinite()
-            length = _geodesic(nearest.reshape(batch, *grid), cost.reshape(batch, *grid), stride).flatten(1)
+            length = _geodesic(nearest.reshape(batch, *grid), cost.reshape(batch, *grid)).flatten(1)
             maps += [torch.exp(-nearest / reach) for reach in REACHES]
             maps += [(length.log1p() / LENGTH_SCALE).clamp(max=1), _region(length)]
             if label == 1:
@@ -53,15 +57,15 @@ def click_maps(image: Tensor, point_coords: Tensor, point_labels: Tensor, stride
         return torch.stack(maps, dim=1).reshape(batch, COUNT, *grid)
 
 
-def _distances(point_coords: Tensor, grid: list[int], stride: int) -> Tensor:
+def _distances(point_coords: Tensor, grid: list[int]) -> Tensor:
     """Straight distances (B, cells, N) from the cells of a grid to the points, in patch voxels."""
     points = point_coords.float()[..., [1, 2, 0]]  # (d, h, w) to the network's (h, w, d)
-    cells = [torch.arange(n, device=points.device) * stride + (stride - 1) / 2 for n in grid]
+    cells = [torch.arange(n, device=points.device) * STRIDE + (STRIDE - 1) / 2 for n in grid]
     centres = torch.stack(torch.meshgrid(*cells, indexing="ij"), dim=-1).reshape(1, -1, 3)
     return torch.cdist(centres.expand(len(points), -1, -1), points)
 
 
-def _unlikeness(image: Tensor, distance: Tensor, which: Tensor, stride: int) -> tuple[Tensor, Tensor]:
+def _unlikeness(image: Tensor, distance: Tensor, which: Tensor) -> tuple[Tensor, Tensor]:
     """How each cell differs from the tissue at its closest click: signed, in deviations of that tissue, and as the cost
     of a step into it; both (B, cells). `which` (B, cells) names the closest click."""
     smooth = F.avg_pool3d(image, 3, stride=1, padding=1, count_include_pad=False)
@@ -69,7 +73,7 @@ def _unlikeness(image: Tensor, distance: Tensor, which: Tensor, stride: int) -> 
     for values in (smooth.flatten(1), image.flatten(1)):
         # The click's own cell counts fully, cells up to a radius away for the deviation only.
         own = values.gather(1, distance.argmin(dim=1))
-        near = (distance < max(TISSUE_RADIUS, 1.5 * stride)).float()
+        near = (distance < TISSUE_RADIUS).float()
         mean = torch.einsum("bv,bvn->bn", values, near) / near.sum(dim=1).clamp(min=1)
         square = torch.einsum("bv,bvn->bn", values.square(), near) / near.sum(dim=1).clamp(min=1)
         deviation = (square - mean.square()).clamp(min=0).sqrt() + LEAST_DEVIATION
@@ -78,23 +82,25 @@ def _unlikeness(image: Tensor, distance: Tensor, which: Tensor, stride: int) -> 
     return squares[0].clamp(-MAX_CONTRAST, MAX_CONTRAST) / MAX_CONTRAST, cost
 
 
-def _geodesic(nearest: Tensor, cost: Tensor, stride: int) -> Tensor:
+def _geodesic(nearest: Tensor, cost: Tensor) -> Tensor:
     """Length of the cheapest path to a click, (B, h, w, d), where a step into a cell takes its cost (B, h, w, d).
 
-    nearest (B, h, w, d) is the straight distance to the closest click. Steps go along the axes; a few more are taken
-    than a side has cells, so a path that winds more stays unknown (infinite).
+    nearest (B, h, w, d) is the straight distance to the closest click. Steps go along the axes. Fast sweeping (Zhao
+    2005): a run of steps one way along an axis costs a difference of that axis's cumulative costs, so the best run to
+    every cell of a line is one running minimum. A path that turns more often than there are sweeps stays longer.
     """
     # A click between cells, or beside the grid, still has a closest cell to start from.
     closest = nearest.flatten(1).amin(dim=1)[:, None, None, None]
-    starts = ((nearest < 1.5 * stride) | (nearest == closest)) & nearest.isfinite()
+    starts = ((nearest < 1.5 * STRIDE) | (nearest == closest)) & nearest.isfinite()
     length = torch.where(starts, 0.0, torch.inf)
-    for _ in range(nearest.shape[-1] * 5 // 4):
-        padded = F.pad(length, (1, 1, 1, 1, 1, 1), value=torch.inf)
-        step = torch.minimum(padded[:, 2:, 1:-1, 1:-1], padded[:, :-2, 1:-1, 1:-1])
-        step = torch.minimum(step, torch.minimum(padded[:, 1:-1, 2:, 1:-1], padded[:, 1:-1, :-2, 1:-1]))
-        step = torch.minimum(step, torch.minimum(padded[:, 1:-1, 1:-1, 2:], padded[:, 1:-1, 1:-1, :-2]))
-        length = torch.minimum(length, step + stride * cost)
-    return length
+    cost = STRIDE * cost
+    ways = [(axis, cost.cumsum(axis), cost.flip(axis).cumsum(axis).flip(axis)) for axis in (1, 2, 3)]
+    for _ in range(SWEEPS):
+        for axis, forth, back in ways:
+            onward = (length - forth).cummin(axis).values + forth
+            returning = (length - back).flip(axis).cummin(axis).values.flip(axis) + back
+            length = torch.minimum(length, torch.minimum(onward, returning))
+    return length.clamp(min=0)
 
 
 def _region(length: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from lib.network.adapter import SpatialAdapter
+from lib.network.convolution import Conv3d
 from lib.network.layers import ChannelNorm, WindowAttention, merge_windows, split_windows, window_regions
 from lib.settings import NetworkSettings
 
@@ -89,7 +90,7 @@ class ImageEncoder(nn.Module):
         return nn.Sequential(
             nn.Conv3d(settings.embed_dim, settings.neck_dim, kernel_size=1, bias=False),
             ChannelNorm(settings.neck_dim, eps=1e-6),
-            nn.Conv3d(settings.neck_dim, settings.neck_dim, kernel_size=3, padding=1, bias=False),
+            Conv3d(settings.neck_dim, settings.neck_dim, kernel_size=3, padding=1, bias=False),
             ChannelNorm(settings.neck_dim, eps=1e-6),
         )
 

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lib.network import click_maps
+from lib.network.convolution import Conv3d, conv3d
+from lib.network.layers import InstanceNorm
 from lib.settings import NetworkSettings
 
 
@@ -15,12 +16,12 @@ def upsample(x: Tensor) -> Tensor:
     return F.interpolate(x, scale_factor=2, mode="trilinear", align_corners=True)
 
 
-def _conv(in_channels: int, out_channels: int) -> nn.Conv3d:
-    return nn.Conv3d(in_channels, out_channels, kernel_size=3, padding=1, bias=False)
+def _conv(in_channels: int, out_channels: int) -> Conv3d:
+    return Conv3d(in_channels, out_channels, kernel_size=3, padding=1, bias=False)
 
 
 def _layer(in_channels: int, out_channels: int) -> tuple[nn.Module, ...]:
-    return _conv(in_channels, out_channels), nn.InstanceNorm3d(out_channels), nn.ReLU()
+    return _conv(in_channels, out_channels), InstanceNorm(), nn.ReLU()
 
 
 class AggregationHeads(nn.Module):
@@ -50,11 +51,7 @@ class MaskDecoder(nn.Module):
         self.settings = settings
         self.mlahead = AggregationHeads(settings)
         dim = settings.head_dim
-        maps = click_maps.COUNT if settings.has_click_maps else 0
-        self.cls = nn.Sequential(*_layer(4 * dim + 1 + maps, dim), _conv(dim, 2))
-        self.refinement = nn.ModuleList(nn.Sequential(*_layer(dim, dim)) for _ in range(settings.refinement_layers))
-        # Straight from the clicks to the logits: without it a fresh network answers nothing at all for a long time.
-        self.click_logits = nn.Conv3d(maps, 2, kernel_size=1) if maps else None
+        self.cls = nn.Sequential(*_layer(4 * dim + 1, dim), _conv(dim, 2))
 
     def prepare(self, features: list[Tensor], image: Tensor) -> Tensor:
         """features: the three shallow maps (B, C, h, w, d); image (B, 1, H/2, W/2, D/2). Returns their share of the
@@ -63,21 +60,12 @@ class MaskDecoder(nn.Module):
         inputs = [upsample(head(feature)) for head, feature in zip(heads, features, strict=True)]
         dim, fusing = self.settings.head_dim, self.cls.get_parameter("0.weight")
         weight = torch.cat([fusing[:, : 3 * dim], fusing[:, 4 * dim : 4 * dim + 1]], dim=1)
-        return F.conv3d(torch.cat([*inputs, image], dim=1), weight, padding=1)
+        return conv3d(torch.cat([*inputs, image], dim=1), weight, padding=1)
 
-    def forward(
-        self, prompted: Tensor, fusion: Tensor, image: Tensor, point_coords: Tensor, point_labels: Tensor
-    ) -> Tensor:
-        """prompted (B, C, h, w, d) from the prompt encoder; fusion from `prepare`; image (B, 1, H/2, W/2, D/2).
-        Returns logits (B, 2, D, H, W): background and object."""
+    def forward(self, prompted: Tensor, fusion: Tensor) -> Tensor:
+        """prompted (B, C, h, w, d) from the prompt encoder; fusion from `prepare`. Returns logits (B, 2, D, H, W):
+        background and object."""
         dim, fusing = self.settings.head_dim, self.cls.get_parameter("0.weight")
-        fusion = fusion + F.conv3d(upsample(self.mlahead.head5(prompted)), fusing[:, 3 * dim : 4 * dim], padding=1)
-        if self.click_logits is None:
-            logits = self.cls[1:](fusion)
-        else:
-            maps = click_maps.click_maps(image, point_coords, point_labels, stride=2)
-            x = self.cls[1:3](fusion + F.conv3d(maps, fusing[:, 4 * dim + 1 :], padding=1))
-            for layer in self.refinement:
-                x = x + layer(x)
-            logits = self.cls[3](x) + self.click_logits(maps)
+        fusion = fusion + conv3d(upsample(self.mlahead.head5(prompted)), fusing[:, 3 * dim : 4 * dim], padding=1)
+        logits: Tensor = self.cls[1:](fusion)
         return upsample(logits).permute(0, 1, 4, 2, 3)  # (h, w, d) back to (d, h, w)

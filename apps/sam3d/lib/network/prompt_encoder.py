@@ -70,14 +70,15 @@ class PromptEncoder(nn.Module):
             nn.Linear(click_maps.COUNT, settings.neck_dim, bias=False) if settings.has_click_maps else None
         )
 
-    def forward(self, feature: Tensor, image: Tensor, point_coords: Tensor, point_labels: Tensor) -> Tensor:
-        """feature (B, C, h, w, d); image (B, 1, h, w, d), the patch on the token grid; point_coords (B, N, 3) in
-        patch voxels (d, h, w); point_labels (B, N). Returns (B, C, h, w, d)."""
+    def forward(
+        self, feature: Tensor, point_coords: Tensor, point_labels: Tensor, maps: Tensor | None = None
+    ) -> Tensor:
+        """feature (B, C, h, w, d); point_coords (B, N, 3) in patch voxels (d, h, w); point_labels (B, N); click maps
+        (B, COUNT, h, w, d) where the network has them. Returns (B, C, h, w, d)."""
         points = self.sample(feature, point_coords)
         points = points + (point_labels == 0).to(points.dtype)[..., None] * self.background_embedding
         tokens = rearrange(feature, "b c h w d -> b (h w d) c")
-        if self.click_proj is not None:
-            maps = click_maps.click_maps(image, point_coords, point_labels, self.settings.token_stride)
+        if self.click_proj is not None and maps is not None:
             tokens = tokens + self.click_proj(rearrange(maps, "b c h w d -> b (h w d) c"))
         tokens = self.transformer(tokens, points)
         grid = self.settings.grid_size

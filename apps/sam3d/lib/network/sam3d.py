@@ -8,6 +8,8 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lib.network.click_decoder import ClickDecoder
+from lib.network.click_maps import STRIDE, click_maps
 from lib.network.image_encoder import ImageEncoder
 from lib.network.mask_decoder import MaskDecoder
 from lib.network.prompt_encoder import PromptEncoder
@@ -21,7 +23,7 @@ class Embedding:
     """What is kept of a patch: all that later clicks need and nothing that depends on them."""
 
     feature: Tensor  # (B, neck_dim, h, w, d), the deepest map
-    fusion: Tensor  # (B, head_dim, H/2, W/2, D/2), the share of the decoder that no click changes
+    fusion: Tensor  # the share of the decoder that no click changes; its shape is the decoder's own
     image: Tensor  # (B, 1, H/2, W/2, D/2), the patch at half resolution, axes (h, w, d)
 
     @property
@@ -37,7 +39,7 @@ class Sam3D(nn.Module):
         self.settings = settings
         self.image_encoder = ImageEncoder(settings)
         self.prompt_encoder = PromptEncoder(settings)
-        self.mask_decoder = MaskDecoder(settings)
+        self.mask_decoder = ClickDecoder(settings) if settings.click_unet else MaskDecoder(settings)
 
     def encode(self, patch: Tensor) -> Embedding:
         """patch (B, 1, D, H, W), normalised voxels; slow, and independent of any prompt."""
@@ -50,9 +52,14 @@ class Sam3D(nn.Module):
         """Logits (B, 2, D, H, W), background and object. point_coords (B, N, 3) in patch voxels (d, h, w), voxel
         centres on
         integers; point_labels (B, N), 1 foreground, 0 background; N = 0 asks for the automatic answer."""
-        on_tokens = F.avg_pool3d(embedding.image, self.settings.token_stride // 2)
-        prompted = self.prompt_encoder(embedding.feature, on_tokens, point_coords, point_labels)
-        logits: Tensor = self.mask_decoder(prompted, embedding.fusion, embedding.image, point_coords, point_labels)
+        if isinstance(self.mask_decoder, MaskDecoder):
+            prompted = self.prompt_encoder(embedding.feature, point_coords, point_labels)
+            logits: Tensor = self.mask_decoder(prompted, embedding.fusion)
+            return logits
+        maps = click_maps(embedding.image, point_coords, point_labels)
+        on_tokens = F.avg_pool3d(maps, self.settings.token_stride // STRIDE)
+        prompted = self.prompt_encoder(embedding.feature, point_coords, point_labels, on_tokens)
+        logits = self.mask_decoder(prompted, embedding.fusion, embedding.image, maps)
         return logits
 
     def forward(self, patch: Tensor, point_coords: Tensor, point_labels: Tensor) -> Tensor:

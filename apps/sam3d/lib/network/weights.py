@@ -14,6 +14,7 @@ import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from hashlib import sha256
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -69,6 +70,8 @@ class Card:
     network: NetworkSettings
     intensity: Intensity
     spacing_mm: float
+    # How many times as far apart samples may lie where an object does not fit in a patch, ascending.
+    zooms: tuple[float, ...] = (1.0,)
     # Whether patches coarser than the voxels average them (ours) or pick single ones (the published recipe).
     has_antialiasing: bool = True
     version: str = "1"
@@ -93,7 +96,11 @@ class Card:
         try:
             known = {f.name: values[f.name] for f in fields(cls) if f.name in values}
             network = {**known.pop("network")}
-            network["neck_blocks"] = tuple(int(block) for block in network["neck_blocks"])
+            for name in ("neck_blocks", "click_unet"):
+                if name in network:
+                    network[name] = tuple(int(value) for value in network[name])
+            if "zooms" in known:
+                known["zooms"] = _zooms(known["zooms"], source)
             card = cls(
                 network=NetworkSettings(**network),
                 intensity=Intensity(**known.pop("intensity")),
@@ -104,6 +111,14 @@ class Card:
         for part in (card, card.network, card.intensity):
             _check_kinds(part, source)
         return card
+
+
+def _zooms(values: Any, source: str) -> tuple[float, ...]:
+    """Raises WeightsError unless these are ascending numbers from 1 on."""
+    zooms = tuple(float(value) for value in values)
+    if not zooms or zooms[0] != 1.0 or any(low >= high for low, high in pairwise(zooms)) or not zooms[-1] < 100:
+        raise WeightsError(f"{source} says zooms are {list(values)}, but they ascend from 1: fetch the card again")
+    return zooms
 
 
 def _check_kinds(part: Card | NetworkSettings | Intensity, source: str) -> None:

@@ -24,11 +24,15 @@ ORGANS = {
 }
 
 
-def abdomen(canvas: Canvas) -> None:
-    """Paint the body, then its bones, organs, bowel and vessels."""
+def abdomen(canvas: Canvas, scale: float | None = None) -> None:
+    """Paint the body, then its bones, organs, bowel and vessels.
+
+    Its middle lies at 0 mm. `scale` is the body's size, 1 for an adult's; by default it fits the field of view.
+    """
     rng, values = canvas.rng, canvas.palette.values
     extent = canvas.grid.high_mm - canvas.grid.low_mm
-    scale = float(min(1.0, *(0.46 * extent[axis] / HALF_WIDTHS_MM[axis] for axis in (0, 1))))
+    if scale is None:
+        scale = float(min(1.0, *(0.46 * extent[axis] / HALF_WIDTHS_MM[axis] for axis in (0, 1))))
     widths = scale * np.array(HALF_WIDTHS_MM) * rng.uniform(0.88, 1.0, 2)
     rim = _body_distance(canvas, widths)
     fat = scale * float(rng.uniform(6, 22))

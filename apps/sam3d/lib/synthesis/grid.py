@@ -30,6 +30,13 @@ class Grid:
         )
         return cls((first, second, third))
 
+    def moved(self, offset_mm: NDArray[np.float64]) -> Grid:
+        """The same lattice, `offset_mm` (3,) further along its axes."""
+        first, second, third = (
+            (axis + np.float32(offset)).astype(np.float32) for axis, offset in zip(self.axes, offset_mm, strict=True)
+        )
+        return Grid((first, second, third))
+
     @property
     def shape(self) -> tuple[int, int, int]:
         first, second, third = self.axes

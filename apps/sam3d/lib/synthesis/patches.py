@@ -19,11 +19,16 @@ from lib.synthesis.anatomy import (
     paint_skin,
 )
 from lib.synthesis.appearance import Look, Palette, Scanner
+from lib.synthesis.body import HALF_WIDTHS_MM, abdomen
 from lib.synthesis.grid import Floats, Grid
 from lib.synthesis.shapes import Vector, curve, random_radii
 
 Mask = NDArray[np.bool_]
 
+# Patches from a whole body, which is what there is around an object seen at a coarser zoom; scenes and lesions are made
+# in voxels, and look alike at any spacing.
+BODY_SHARE = 0.2
+BODY_SPACING_MM = (1.2, 5.0)
 SCENE_SHARES = {"viscera": 0.34, "parenchyma": 0.2, "lung": 0.12, "limb": 0.2, "brain": 0.14}
 STYLE_SHARES = {"smooth": 0.33, "lobulated": 0.4, "fused": 0.17, "spiculated": 0.1}
 DIAMETER_MM = (4.0, 60.0)
@@ -60,8 +65,12 @@ def training_patch(rng: np.random.Generator, size: int = 64) -> tuple[Floats, Ma
 def _attempt(rng: np.random.Generator, size: int) -> tuple[Floats, Mask]:
     family = "mr" if rng.random() < MR_SHARE else "ct"
     palette = Palette.draw(rng, family, wildness=0.25)
-    canvas = Canvas(Grid.centred((size, size, size)), palette, rng, warp_mm=float(rng.uniform(0.3, 2.5)))
-    SCENES[_pick(rng, SCENE_SHARES)](canvas)
+    grid = Grid.centred((size, size, size))
+    if rng.random() < BODY_SHARE:
+        canvas = _body(grid, palette, rng)
+    else:
+        canvas = Canvas(grid, palette, rng, warp_mm=float(rng.uniform(0.3, 2.5)))
+        SCENES[_pick(rng, SCENE_SHARES)](canvas)
     if rng.random() < 0.2:
         paint_skin(canvas, rng.standard_normal(3), float(rng.uniform(0.05, 0.7)) * size / 2)
     organ, limit = None, 0.4
@@ -81,6 +90,15 @@ def _attempt(rng: np.random.Generator, size: int) -> tuple[Floats, Mask]:
     if rng.random() < 0.12:
         _end_volume(rng, image, target)
     return image, target
+
+
+def _body(grid: Grid, palette: Palette, rng: np.random.Generator) -> Canvas:
+    """Somewhere in an abdomen whose voxels are wider than 1 mm: so it is made smaller, in voxels of 1 mm."""
+    scale = 1 / float(rng.uniform(*BODY_SPACING_MM))
+    place = scale * np.array([*HALF_WIDTHS_MM, 90.0]) * rng.uniform(-0.85, 0.85, 3)
+    canvas = Canvas(grid.moved(place), palette, rng, warp_mm=float(rng.uniform(0.3, 1.5)))
+    abdomen(canvas, scale)
+    return canvas
 
 
 def _end_volume(rng: np.random.Generator, image: Floats, target: Mask) -> None:
