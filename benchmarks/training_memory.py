@@ -86,7 +86,7 @@ def step(network: Any, patch: torch.Tensor, target: torch.Tensor, plan: ClickPla
     if args.mode != "plain":
         return backward_step(network, patch, target, plan, rng, has_bfloat16=args.bfloat16)[0]
     with torch.autocast(patch.device.type, torch.bfloat16, enabled=args.bfloat16):
-        loss, _ = training_step(network, patch, target, plan, rng)
+        loss, _ = training_step(network, patch, target, plan, [rng])
     loss.backward()
     return float(loss.detach())
 

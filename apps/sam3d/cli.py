@@ -117,7 +117,7 @@ def pretrain(args: argparse.Namespace) -> int:
     plan = replace(plan, clicks=replace(plan.clicks, rounds=args.rounds))
     parent = load_weights(args.start) if args.start else None
     start = parent[0].state_dict() if parent else None
-    with torchrun_team(torch.device(args.device)) as team:
+    with torchrun_team(args.device) as team:
         network = pretrain(VARIANTS[args.variant], plan, args.folder, args.device, start, team)
         if not team.is_leader:
             return 0

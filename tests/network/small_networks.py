@@ -21,9 +21,9 @@ SMALL = NetworkSettings(
     head_dim=8,
     prompt_mlp_dim=16,
     prompt_heads=2,
-    has_click_maps=True,
+    click_unet=(8, 8, 12),
 )
-PUBLISHED_SMALL = replace(SMALL, has_click_maps=False)
+PUBLISHED_SMALL = replace(SMALL, click_unet=())
 
 
 def small_network(seed=0, settings=SMALL):

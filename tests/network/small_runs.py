@@ -34,7 +34,7 @@ SMALL = NetworkSettings(
     head_dim=8,
     prompt_mlp_dim=16,
     prompt_heads=2,
-    has_click_maps=True,
+    click_unet=(8, 8, 12),
 )
 SHAPE = (24, 24, 20)
 

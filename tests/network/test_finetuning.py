@@ -72,7 +72,7 @@ def test_gradients_taken_round_by_round_are_those_of_the_whole_step(
     whole, by_round = small_network(), small_network()
     for network in (whole, by_round):
         network.freeze_sam()
-    loss, logits = training_step(whole, patch, target, plan, np.random.default_rng(1))
+    loss, logits = training_step(whole, patch, target, plan, [np.random.default_rng(1)])
     (loss * 0.5).backward()
     by_round.image_encoder.is_checkpointed = is_checkpointed
     found, found_logits = backward_step(by_round, patch, target, plan, np.random.default_rng(1), share=0.5)
@@ -93,7 +93,7 @@ def test_half_as_many_bits_give_nearly_the_same_gradients() -> None:
     for network, is_rough in ((exact, False), (rough, True)):
         network.freeze_sam()
         backward_step(network, patch, target, ClickPlan(rounds=1), np.random.default_rng(1), has_bfloat16=is_rough)
-    name = "mask_decoder.cls.0.weight"
+    name = "mask_decoder.up_fine.0.0.weight"
     first, second = (network.get_parameter(name).grad.flatten() for network in (exact, rough))
     assert not torch.equal(first, second)
     assert torch.nn.functional.cosine_similarity(first, second, dim=0) > 0.99

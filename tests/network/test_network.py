@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import torch
 from segment_anything import sam_model_registry
+from skimage.graph import MCP
 from torch import nn
 from torch.nn import functional as F
 
 from lib.network.adapter import SpatialAdapter
 from lib.network.build import build_sam3d
-from lib.network.click_maps import COUNT, click_maps
-from lib.network.layers import MASKED, ChannelNorm, merge_windows, split_windows, window_regions
+from lib.network.click_maps import COUNT, STRIDE, _geodesic, click_maps
+from lib.network.layers import MASKED, ChannelNorm, InstanceNorm, merge_windows, split_windows, window_regions
 from lib.network.mask_decoder import upsample
 from lib.network.sam3d import Sam3D
 from lib.parity import plain_embedding
@@ -191,32 +192,39 @@ def test_channel_norm_is_over_channels():
     torch.testing.assert_close(normed.var(dim=1, correction=0), torch.ones(2, 3, 3, 3), atol=1e-3, rtol=0)
 
 
-@pytest.mark.parametrize(
-    "settings", [replace(SMALL, refinement_layers=2), PUBLISHED_SMALL], ids=["with click maps", "as published"]
-)
-def test_the_split_fusion_equals_the_plain_concatenation(settings):
-    network = small_network(seed=2, settings=settings)
+def test_the_split_fusion_equals_the_plain_concatenation():
+    network = small_network(seed=2, settings=PUBLISHED_SMALL)
     decoder = network.mask_decoder
     points, labels = points_of((4, 9, 30), (20, 2, 2)), torch.tensor([[1.0, 0.0]])
     with torch.inference_mode():
         patch = random_patch(32)
         features = network.image_encoder(patch)
         image = F.avg_pool3d(patch.permute(0, 1, 3, 4, 2), 2)
-        prompted = network.prompt_encoder(features[3], F.avg_pool3d(image, 2), points, labels)
+        prompted = network.prompt_encoder(features[3], points, labels)
         heads = [decoder.mlahead.head2, decoder.mlahead.head3, decoder.mlahead.head4, decoder.mlahead.head5]
         parts = [upsample(head(x)) for head, x in zip(heads, [*features[:3], prompted], strict=True)] + [image]
-        if settings.has_click_maps:
-            maps = click_maps(image, points, labels, stride=2)
-            fused = decoder.cls[:3](torch.cat([*parts, maps], dim=1))
-            first, second = decoder.refinement
-            fused = fused + first(fused)
-            fused = fused + second(fused)
-            plain = decoder.cls[3](fused) + decoder.click_logits(maps)
-        else:
-            plain = decoder.cls(torch.cat(parts, dim=1))
+        plain = decoder.cls(torch.cat(parts, dim=1))
         logits = network(patch, points, labels)
     assert logits.shape == (1, 2, 32, 32, 32)
     torch.testing.assert_close(logits, upsample(plain).permute(0, 1, 4, 2, 3), atol=1e-4, rtol=0)
+
+
+def test_instance_norm_is_pytorchs():
+    x = torch.randn(2, 5, 4, 6, 8) * 3 + 1
+    torch.testing.assert_close(InstanceNorm()(x), torch.nn.InstanceNorm3d(5)(x), atol=1e-5, rtol=0)
+
+
+def test_the_click_decoder_puts_things_where_they_are():
+    """What is changed at one place of the image changes the answer most there, axes in their order."""
+    network = small_network(seed=3)
+    points, labels = points_of((6, 16, 24)), torch.ones(1, 1)
+    with torch.inference_mode():
+        patch = random_patch(32)
+        changed = patch.clone()
+        changed[:, :, 22:26, 4:8, 12:16] += 2.0
+        moved = (network(changed, points, labels) - network(patch, points, labels)).abs().sum(dim=1)[0]
+    peak = torch.unravel_index(F.avg_pool3d(moved[None], 3, 1, 1).argmax(), moved.shape)
+    assert [int(place) for place in peak] == pytest.approx([23.5, 5.5, 13.5], abs=5)
 
 
 def test_a_click_samples_the_feature_at_its_own_place():
@@ -247,7 +255,7 @@ def test_the_same_prompt_has_the_same_answer_to_the_bit():
     assert all(
         torch.equal(a, b) for a, b in zip(kept, (embedding.feature, embedding.fusion, embedding.image), strict=True)
     )
-    assert embedding.nbytes == 4 * (8 * 8**3 + 8 * 16**3 + 16**3)
+    assert embedding.nbytes == 4 * (8 * 8**3 + 8 * 8**3 + 16**3)
 
 
 def test_points_are_a_set():
@@ -301,7 +309,7 @@ def test_no_point_at_all_has_an_answer():
 def test_click_maps_by_eye():
     image = torch.zeros(1, 1, 4, 4, 4)
     # Cells are 2 voxels wide: cell (h, w, d) = (1, 2, 3) is centred on voxel (2.5, 4.5, 6.5), and a click is (d, h, w).
-    maps = click_maps(image, points_of((6.5, 2.5, 4.5), (0.5, 0.5, 0.5)), torch.tensor([[1.0, 0.0]]), stride=2)[0]
+    maps = click_maps(image, points_of((6.5, 2.5, 4.5), (0.5, 0.5, 0.5)), torch.tensor([[1.0, 0.0]]))[0]
     assert maps.shape == (COUNT, 4, 4, 4)
     # Foreground: two nearnesses, path length, region, difference; background: the first four.
     assert maps[:, 1, 2, 3].tolist()[:3] == [1.0, 1.0, 0.0]  # on the foreground click
@@ -316,7 +324,7 @@ def test_click_maps_by_eye():
 def test_click_maps_know_other_tissue():
     image = torch.zeros(1, 1, 8, 8, 8)
     image[..., 4:] = 9.0
-    maps = click_maps(image, points_of((2.5, 6.5, 6.5)), torch.ones(1, 1), stride=2)[0]
+    maps = click_maps(image, points_of((2.5, 6.5, 6.5)), torch.ones(1, 1))[0]
     length, region, contrast = maps[2], maps[3], maps[4]
     assert contrast[3, 3, :3].tolist() == pytest.approx([0.0, 0.0, 0.0])
     assert contrast[3, 3, 5:].tolist() == [1.0, 1.0, 1.0]
@@ -325,12 +333,31 @@ def test_click_maps_know_other_tissue():
     assert length[3, 3, 5] > 3 * length[..., :3].max()
 
 
+def test_paths_are_as_short_as_can_be():
+    """Against Dijkstra's algorithm, on a grid of random costs where the shortest paths turn now and then."""
+    rng = np.random.default_rng(0)
+    cost = torch.from_numpy(rng.uniform(0.1, 1.0, (1, 9, 8, 7)) ** 3)
+    nearest = torch.full((1, 9, 8, 7), 50.0, dtype=cost.dtype)
+    nearest[0, 2, 5, 1] = 0.0
+    found = _geodesic(nearest, cost)[0]
+    paths = MCP(
+        (STRIDE * cost[0]).numpy(), offsets=[(1, 0, 0), (0, 1, 0), (0, 0, 1), (-1, 0, 0), (0, -1, 0), (0, 0, -1)]
+    )
+    shortest, _ = paths.find_costs([(2, 5, 1)])
+    shortest = shortest - shortest[2, 5, 1]  # the start costs nothing
+    ratio = found.numpy()[shortest > 0] / shortest[shortest > 0]
+    assert ratio.min() > 1 - 1e-9
+    # A path that turns more often than there are sweeps is found a little longer than it is.
+    assert np.mean(ratio < 1 + 1e-9) > 0.8
+    assert ratio.max() < 1.5
+
+
 def test_click_maps_of_no_click_are_those_of_nothing_near():
     image = torch.ones(1, 1, 4, 4, 4)
-    no_foreground = click_maps(image, points_of((0, 0, 0)), torch.zeros(1, 1), stride=2)[0]
+    no_foreground = click_maps(image, points_of((0, 0, 0)), torch.zeros(1, 1))[0]
     assert no_foreground[:5].flatten(1).unique(dim=1).T.tolist() == [[0.0, 0.0, 1.0, -1.0, 0.0]]
     assert no_foreground[5].max() > 0
-    assert click_maps(image, torch.zeros(1, 0, 3), torch.zeros(1, 0), stride=2).abs().max() == 0
+    assert click_maps(image, torch.zeros(1, 0, 3), torch.zeros(1, 0)).abs().max() == 0
 
 
 def test_vit_b_has_the_published_numbers_of_parameters():

@@ -15,7 +15,6 @@ from lib.errors import SettingsError
 from lib.geometry import map_indices
 from lib.network.sam3d import Embedding
 from lib.network.weights import load_weights
-from lib.patches import grids_around
 from lib.predictor import Predictor
 from lib.prompts import prompts_from_request
 from lib.settings import ClickSettings, Settings
@@ -175,7 +174,7 @@ def test_more_clicks_never_take_an_earlier_ones_voxel():
 def test_a_click_far_away_changes_nothing_here(max_patches, kind):
     """Far: neither its patch nor those its object grows over meet the first click's patch (samples 4 to 35)."""
     volume = noisy((300, 24, 24))
-    predictor = predictor_of(small_network(4), settings_with(max_patches=max_patches))
+    predictor = predictor_of(small_network(9), settings_with(max_patches=max_patches))
     near, far = [20, 12, 12], [280, 12, 12]
     before = ask(predictor, volume, lesion=[near]).label_map
     extra = {"lesion": [near, far]} if kind == "lesion" else {"lesion": [near], kind: [far]}
@@ -209,19 +208,21 @@ def test_a_later_click_in_the_patch_encodes_nothing(monkeypatch):
 def test_embeddings_are_bounded_by_bytes():
     volume = noisy((60, 60, 60))
     predictor = predictor_of(small_network(1), settings_with(max_patches=1, embedding_cache_mib=1))
-    size = 4 * (8 * 8**3 + 8 * 16**3 + 16**3)
-    points = np.random.default_rng(1).integers(0, 60, (12, 3)).tolist()
+    size = 4 * (8 * 8**3 + 8 * 8**3 + 16**3)
+    points = np.random.default_rng(1).integers(0, 60, (30, 3)).tolist()
     encoded = 0
     for point in points:
         encoded += ask(predictor, volume, lesion=[point]).report.n_encoded
         assert predictor._embeddings.used_bytes <= 2**20
-    assert encoded == 12
+    assert encoded == 30
     assert predictor._embeddings.used_bytes == 2**20 // size * size
-    assert ask(predictor, volume, lesion=[points[-1]]).report.n_encoded == 0
-    assert ask(predictor, volume, lesion=[points[0]]).report.n_encoded == 1
+    # The same clicks again would be answered from memory altogether: so one more in the same patch.
+    last, first = ([point, [min(59, index + 1) for index in point]] for point in (points[-1], points[0]))
+    assert ask(predictor, volume, lesion=last).report.n_encoded == 0
+    assert ask(predictor, volume, lesion=first).report.n_encoded == 1
 
     keeping_none = predictor_of(small_network(1), settings_with(max_patches=1, embedding_cache_mib=0))
-    assert [ask(keeping_none, volume, lesion=[points[0]]).report.n_encoded for _ in range(2)] == [1, 1]
+    assert [ask(keeping_none, volume, lesion=clicks).report.n_encoded for clicks in (first[:1], first)] == [1, 1]
 
 
 def test_all_48_orientations_have_one_answer():
@@ -348,20 +349,133 @@ def test_a_patch_without_clicks_is_told_what_to_follow_and_the_rest_what_was_cli
     volume, _ = bar(length=60)
     network = Threshold()
     ask(predictor_of(network), volume, lesion=[[20, 20, 20]], background=[[20, 30, 20], [3, 20, 20]])
-    (first, first_labels), (second, second_labels) = network.points
+    # Corrections are answered one by one: after the first click, and after the background click.
+    (first, first_labels), (alone, _), (second, second_labels) = network.points
     # The patch's sample (16, 16, 16) in (d, h, w) lies on the first click; (3, 20, 20) lies outside of it.
     assert first == [[16, 16, 16], [16, 26, 16]]
     assert first_labels == [1, 0]
+    assert alone == first[:1]
+    # What is made up is told together.
     assert second_labels == [1, 1]
     assert all(10 <= d < 22 and 10 <= h < 22 and 0 <= w < 12 for d, h, w in second)
 
     network.points.clear()
     ask(predictor_of(network), volume, lesion=[[20, 20, 20], [30, 20, 20]])
-    assert network.points[1] == ([[16, 16, 6]], [1])  # a click of the user's own in both, and nothing made up
+    assert network.points[-1] == ([[16, 16, 6]], [1])  # a click of the user's own in both, and nothing made up
 
     network.points.clear()
     ask(predictor_of(network, has_background_clicks=False), volume, lesion=[[20, 20, 20]], background=[[20, 30, 20]])
     assert network.points[0] == ([[16, 16, 16]], [1])
+
+
+def test_one_more_click_is_decoded_once(monkeypatch):
+    volume = noisy((40, 40, 40))
+    predictor = predictor_of(small_network(1), settings_with(max_patches=1))
+    clicks = [[20, 20, 20], [24, 15, 22], [18, 25, 22], [21, 21, 25]]
+    asked = [ask(predictor, volume, lesion=clicks[:count]).report.n_decoded for count in (1, 2, 3, 4, 3)]
+    assert asked == [1, 1, 1, 1, 0]
+    # Foreground comes before background, so a foreground click is taken before a background click made earlier.
+    assert ask(predictor, volume, lesion=clicks, background=[[10, 20, 20]]).report.n_decoded == 1
+    assert ask(predictor, volume, lesion=clicks[:2], background=[[10, 20, 20]]).report.n_decoded == 1
+    fresh = predictor_of(small_network(1), settings_with(max_patches=1))
+    whole = ask(fresh, volume, lesion=clicks)
+    assert whole.report.n_decoded == 4
+    assert np.array_equal(whole.label_map, ask(predictor, volume, lesion=clicks).label_map)
+
+
+def test_of_very_many_clicks_the_first_are_taken_together():
+    volume = noisy((40, 40, 40))
+    predictor = predictor_of(Threshold(), settings_with(max_patches=1))
+    points = [
+        [int(x) for x in point]
+        for point in np.random.default_rng(0).permutation(27_000)[:50, None] // [900, 30, 1] % 30
+    ]
+    answer = ask(predictor, volume, lesion=[[16, 16, 16]], background=[[5 + i, 5 + j, 5 + k] for i, j, k in points])
+    assert answer.report.n_decoded == predictor_module.LONGEST_CHAIN + 1
+
+
+def test_weights_that_never_corrected_get_all_clicks_at_once():
+    """As published: the answer to a set of points, whatever their order."""
+    volume = noisy((40, 40, 40))
+    predictor = predictor_of(small_network(1), settings_with(max_patches=1), has_background_clicks=False)
+    clicks = [[20, 20, 20], [24, 15, 22], [18, 25, 22]]
+    assert ask(predictor, volume, lesion=clicks).report.n_decoded == 1
+    turned = ask(predictor, volume, lesion=[clicks[0], clicks[2], clicks[1]])
+    assert np.mean(turned.label_map == ask(predictor, volume, lesion=clicks).label_map) > 0.999
+
+
+def test_a_correction_that_leaks_is_kept_near_its_click():
+    """The network stands in for one that answers a second click with everything."""
+
+    class Leaking(Balls):
+        def decode(self, embedding, point_coords, point_labels):
+            logits = super().decode(embedding, point_coords, point_labels)
+            return (
+                logits
+                if point_coords.shape[1] == 1
+                else torch.full_like(logits, 3.0) * torch.tensor([0.0, 1.0]).view(1, 2, 1, 1, 1)
+            )
+
+    volume = make_volume(np.full((40, 40, 40), -200, np.int16), np.eye(4))
+    predictor = predictor_of(Leaking(), settings_with(max_patches=1))
+    one = ask(predictor, volume, lesion=[[20, 20, 20]]).label_map
+    two = ask(predictor, volume, lesion=[[20, 20, 20], [32, 20, 20]]).label_map
+    assert one[32, 20, 20] == 0
+    # Two voxels beyond the ball of 10: the new answer counts up to 1.5 * (2 * 3 + 2) voxels away.
+    assert two[28:35, 20, 20].all()
+    distance = np.linalg.norm(np.argwhere(two != one) - [32, 20, 20], axis=1)
+    assert 6 < distance.max() <= 12
+
+
+def test_an_object_too_large_for_the_patch_is_seen_from_farther_away():
+    """Zooms: the finest patch that the object ends in; here a cube of 50 mm, in a patch of 32 samples."""
+    array = np.full((110, 110, 110), -100, np.int16)
+    array[0, 0, 0] = -1000
+    array[30:80, 30:80, 30:80] = 200
+    volume = make_volume(array, np.eye(4))
+    opened = []
+
+    class Watched(Predictor):
+        def _embedding(self, volume, grid, *args, **values):
+            opened.append(grid.spacing_mm)
+            return super()._embedding(volume, grid, *args, **values)
+
+    def ask_with(zooms, click):
+        papers = card_of(SMALL, has_background_clicks=True, zooms=zooms)
+        opened.clear()
+        return ask(
+            Watched(Threshold(), papers, settings_with(max_patches=64), torch.device("cpu")), volume, lesion=[click]
+        )
+
+    plain = ask_with((1.0,), [55, 55, 55])
+    assert plain.report.n_patches > 8
+    assert np.array_equal(plain.label_map == 1, array > 0)
+    zoomed = ask_with((1.0, 2.0, 4.0), [55, 55, 55])
+    assert opened == [1.0, 2.0]
+    assert zoomed.report.n_patches == 1
+    found, expected = zoomed.label_map == 1, array > 0
+    assert 2 * np.count_nonzero(found & expected) / (found.sum() + expected.sum()) > 0.98
+    # From a corner it takes the next zoom; a small thing beside it stays at the first.
+    ask_with((1.0, 2.0, 4.0), [32, 32, 32])
+    assert opened == [1.0, 2.0, 4.0]
+    array[95:100, 95:100, 95:100] = 200
+    volume = make_volume(array, np.eye(4))
+    ask_with((1.0, 2.0, 4.0), [97, 97, 97])
+    assert opened == [1.0]
+
+
+def test_an_object_that_fits_no_zoom_is_followed_at_the_coarsest():
+    volume, expected = bar(length=400)
+    papers = card_of(SMALL, has_background_clicks=True, zooms=(1.0, 2.0))
+    answer = ask(
+        Predictor(Threshold(), papers, settings_with(max_patches=64), torch.device("cpu")),
+        volume,
+        lesion=[[100, 20, 20]],
+    )
+    found = answer.label_map == 1
+    assert 2 * np.count_nonzero(found & expected) / (found.sum() + expected.sum()) > 0.9
+    assert answer.report.n_patches <= 11
+    assert answer.report.notes == []
 
 
 def test_the_nearest_labels_logit_wins():
@@ -447,11 +561,3 @@ def test_a_device_that_is_not_there_is_said_to_be_missing():
     with pytest.raises(SettingsError, match="device is 'cuda:1', but PyTorch finds no CUDA device here"):
         Predictor(small_network(), card_of(), settings_with(device="cuda:1"))
     assert Predictor(small_network(), card_of(), settings_with()).device == torch.device("cpu")
-
-
-def test_patches_start_where_the_clicks_are():
-    """What the predictor asks of lib.patches: the first click's patch is never moved by later ones."""
-    volume = noisy((60, 60, 60))
-    points = np.array([[20, 20, 20], [22, 20, 20], [50, 50, 50]])
-    grids = grids_around(points, volume, 32, 1.0)
-    assert [grid.centre for grid in grids] == [(20, 20, 20), (50, 50, 50)]

@@ -113,7 +113,8 @@ def test_a_card_holds_what_the_weights_are(tmp_path):
     values = json.loads((tmp_path / "small.json").read_text())
     assert sorted(values) == sorted(
         [
-            *("format", "variant", "network", "intensity", "spacing_mm", "has_antialiasing", "version", "is_trained"),
+            *("format", "variant", "network", "intensity", "spacing_mm", "zooms", "has_antialiasing", "version"),
+            "is_trained",
             *("has_background_clicks", "has_automatic_mode", "licence", "description", "figures", "parent_sha256"),
             "sha256",
         ]
@@ -200,7 +201,10 @@ def test_a_damaged_card_is_refused(saved, text, message):
     [
         ({"network": {"depth": "4"}}, "small.json says depth is '4', which it cannot be"),
         ({"network": {"embed_dim": -1}}, "says embed_dim is '-1'"),
-        ({"network": {"has_click_maps": 1}}, "says has_click_maps is '1'"),
+        ({"zooms": [2.0, 1.0]}, r"says zooms are \[2.0, 1.0\], but they ascend from 1"),
+        ({"zooms": []}, r"says zooms are \[\]"),
+        ({"zooms": 2.0}, "is not a complete model card: .*float.* not iterable"),
+        ({"network": {"click_unet": ["wide"]}}, "is not a complete model card: invalid literal"),
         ({"network": {"neck_blocks": ["first"]}}, "is not a complete model card: invalid literal"),
         ({"network": {"colour": 1}}, "is not a complete model card: .*colour"),
         ({"intensity": {"low": None}}, "says low is 'None'"),
@@ -219,9 +223,9 @@ def test_a_card_of_another_network_is_refused(saved, changes, message):
 def test_values_that_are_not_finite_are_refused(tmp_path):
     network = small_network()
     with torch.no_grad():
-        network.mask_decoder.cls[3].weight[0, 0, 0, 0, 0] = torch.nan
+        network.mask_decoder.logits.weight[0, 0, 0, 0, 0] = torch.nan
     save_weights(network, card_of(), tmp_path / "small.safetensors")
-    refused(tmp_path / "small.safetensors", r"values that are not finite, in \['mask_decoder.cls.3.weight'\]")
+    refused(tmp_path / "small.safetensors", r"values that are not finite, in \['mask_decoder.logits.weight'\]")
 
 
 def test_a_sam_checkpoint_is_reported_to_the_letter(tmp_path):

@@ -134,6 +134,31 @@ def test_the_voxel_falls_anywhere_in_the_patch(cases: list[Case], store_of: Stor
     assert still == [(SIZE // 2,) * 3] * 5
 
 
+def zooms_drawn(label: NDArray, folder: Path, count: int, seed: int = 0) -> list[float]:
+    """How many times a patch's 1 mm is stretched, for samples of one case in voxels of 1 mm."""
+    image = write_nifti(folder / "zoomed.nii", image_of(label), np.eye(4))
+    case = Case("zoomed", image, write_nifti(folder / "zoomed_label.nii", label, np.eye(4)))
+    card = replace(card_of(spacing_mm=1.0), zooms=(1.0, 2.0, 4.0))
+    store = CaseStore([case], LABELS, card, None, 10**8, augmentation=None)
+    drawn: list[float] = []
+    real = store._patch
+    store._patch = lambda prepared, grid: drawn.append(grid.spacing_mm) or real(prepared, grid)  # type: ignore
+    list(store.samples(seed, 0, count, background_share=0.0))
+    return drawn
+
+
+def test_patches_are_drawn_at_the_zoom_at_which_a_click_is_answered(tmp_path: Path) -> None:
+    small, large, apart = (np.zeros((60, 60, 60), np.uint8) for _ in range(3))
+    small[28:34, 28:34, 28:34] = 1
+    large[20:43, 20:43, 20:43] = 1  # wider than a patch of 16 mm
+    apart[20:24, 20:24, 20:24] = 1
+    apart[27:31, 20:24, 20:24] = 1  # a second lesion, that a patch around the first one cuts
+    for label, usual in ((small, 1.0), (apart, 1.0), (large, 4.0)):
+        drawn = zooms_drawn(label, tmp_path, 60)
+        assert 0.8 < drawn.count(usual) / 60 < 1.0, (usual, drawn)
+        assert set(drawn) == {1.0, 2.0, 4.0}  # now and then at another zoom
+
+
 def test_background_patches_are_empty_of_their_label(cases: list[Case], store_of: StoreMaker) -> None:
     store = store_of(cases, card=card_of(spacing_mm=0.8))
     samples = list(store.samples(seed=4, start=0, count=200, background_share=0.3))

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from lib.boxes import overlap, relative
-from lib.patches import blend, grids_around, grids_over, is_covered, neighbours, tapered
+from lib.geometry import PatchGrid
+from lib.patches import blend, grids_over, is_covered, neighbours, opens_patch, reaches_border, tapered
 from lib.volumes import make_volume
 
 IDENTITY = np.eye(4)
@@ -14,13 +15,8 @@ def volume_of(shape, affine=IDENTITY):
     return make_volume(np.zeros(shape, np.int16), affine)
 
 
-def clicks(*voxels):
-    return np.array(voxels, np.int64).reshape(-1, 3)
-
-
 def one_grid(volume, centre, size=8, spacing_mm=1.0):
-    (grid,) = grids_around(clicks(centre), volume, size, spacing_mm)
-    return grid
+    return PatchGrid.around(volume.affine, centre, size, spacing_mm)
 
 
 def margin_with(size, *boxes):
@@ -31,29 +27,25 @@ def margin_with(size, *boxes):
     return margin
 
 
-def test_a_click_opens_a_patch_around_itself():
-    (grid,) = grids_around(clicks((50, 40, 30)), volume_of((100, 100, 100)), 32, 1.0)
-    assert grid.centre == (50, 40, 30)
-    assert grid.box((100, 100, 100)) == (slice(34, 66), slice(24, 56), slice(14, 46))
-    assert grids_around(clicks(), volume_of((9, 9, 9)), 32, 1.0) == []
-
-
 @pytest.mark.parametrize(("i", "opens"), [(50, False), (61, False), (62, True), (90, True), (38, False), (37, True)])
-def test_a_later_click_opens_a_patch_only_outside_or_near_the_border(i, opens):
+def test_a_click_opens_a_patch_outside_or_near_the_border_of_others(i, opens):
     """The patch of a click at 50 has the samples 34 to 65; an eighth of its side, 4 samples, counts as near."""
     volume = volume_of((100, 100, 100))
-    grids = grids_around(clicks((50, 50, 50), (i, 50, 50)), volume, 32, 1.0)
-    assert [grid.centre[0] for grid in grids] == ([50, i] if opens else [50])
+    grid = one_grid(volume, (50, 50, 50), size=32)
+    click = np.array([i, 50, 50])
+    assert opens_patch(click, [])
+    assert opens_patch(click, [grid]) == opens
+    assert not opens_patch(click, [grid, one_grid(volume, (i, 50, 50), size=32)])
 
 
-def test_earlier_patches_do_not_move_when_clicks_are_added():
-    volume = volume_of((80, 90, 100), np.diag([0.8, 1.0, 2.5, 1.0]))
-    points = np.random.default_rng(0).integers(0, 80, (30, 3))
-    grids = grids_around(points, volume, 16, 1.5)
-    assert len(grids) > 5
-    for n in range(1, 30):
-        fewer = grids_around(points[:n], volume, 16, 1.5)
-        assert [grid.key for grid in fewer] == [grid.key for grid in grids[: len(fewer)]]
+def test_an_object_reaches_the_border_where_it_goes_on():
+    volume = volume_of((40, 40, 40))
+    grid = one_grid(volume, (20, 20, 20))
+    assert reaches_border(grid, margin_with(8, np.s_[6:, 2:6, 2:6]), volume)
+    assert not reaches_border(grid, margin_with(8, np.s_[6:7, 2:6, 2:6]), volume)
+    assert not reaches_border(grid, margin_with(8, np.s_[6:, 2:3, 2:4]), volume)  # too few voxels
+    small = volume_of((8, 8, 8))
+    assert not reaches_border(one_grid(small, (4, 4, 4)), margin_with(8, np.s_[:, :, :]), small)
 
 
 def test_an_object_at_a_face_goes_on_in_the_patch_next_to_it():

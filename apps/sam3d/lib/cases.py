@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from lib.augmentation import Augmentation
 from lib.boxes import Index
@@ -23,6 +24,7 @@ from lib.errors import LabelError, Sam3DError
 from lib.geometry import PatchGrid
 from lib.labels import read_label
 from lib.network.weights import Card
+from lib.patches import reaches_border
 from lib.preprocess import chosen_intensity, sample_patch
 from lib.volumes import file_stamp, open_volume
 
@@ -32,6 +34,8 @@ logger = logging.getLogger(__name__)
 CASE_STREAM = 5
 # How often a patch without the label is looked for before a patch with it is taken instead.
 BACKGROUND_TRIES = 16
+# How often a patch is drawn at another zoom than a click's: clicks before the last one meet objects at those, too.
+OTHER_ZOOM_SHARE = 0.15
 LIGHT = Augmentation()
 
 
@@ -131,7 +135,7 @@ class CaseStore:
         placed = None
         if rng.random() < background_share:
             placed = self._background(prepared, region, jitter, rng)
-        voxel, grid = placed or self._placed(prepared, region.draw(rng), jitter, rng)
+        voxel, grid = placed or self._placed(prepared, region, region.draw(rng), jitter, rng)
         patch, target = self._patch(prepared, grid), region.target(grid)
         d, h, w = (int(place) for place in np.rint(grid.indices([voxel])[0]))
         at: Index = (d, h, w)
@@ -151,13 +155,26 @@ class CaseStore:
         raise LabelError(f"none of {len(ids)} cases can be trained on: {reasons}")
 
     def _placed(
-        self, prepared: PreparedCase, voxel: Index, jitter: float, rng: np.random.Generator
+        self, prepared: PreparedCase, region: Region, voxel: Index, jitter: float, rng: np.random.Generator
     ) -> tuple[Index, PatchGrid]:
         """A patch somewhere around a voxel, which lies on one of its samples exactly."""
-        size = self._card.network.patch_size
-        grid = PatchGrid.around(prepared.volume.affine, voxel, size, self._card.spacing_mm)
-        reach = int(jitter * ((size - 1) // 2))
+        grid = self._zoomed(prepared, region, voxel, rng)
+        reach = int(jitter * ((grid.size - 1) // 2))
         return voxel, grid.shifted(rng.integers(-reach, reach + 1, size=3))
+
+    def _zoomed(self, prepared: PreparedCase, region: Region, voxel: Index, rng: np.random.Generator) -> PatchGrid:
+        """The patch around a voxel at the zoom at which a click there would be answered; now and then at another."""
+        size, affine = self._card.network.patch_size, prepared.volume.affine
+        grids = [PatchGrid.around(affine, voxel, size, self._card.spacing_mm * zoom) for zoom in self._card.zooms]
+        if len(grids) > 1 and rng.random() < OTHER_ZOOM_SHARE:
+            return grids[int(rng.integers(len(grids)))]
+        for grid in grids[:-1]:
+            parts, _ = ndimage.label(region.target(grid))
+            # Of several lesions the one that is clicked on must fit, or none where the voxel lies beside them.
+            clicked = parts[(size // 2,) * 3]
+            if not clicked or not reaches_border(grid, np.where(parts == clicked, 1, -1), prepared.volume):
+                return grid
+        return grids[-1]
 
     def _background(
         self, prepared: PreparedCase, region: Region, jitter: float, rng: np.random.Generator
@@ -165,7 +182,7 @@ class CaseStore:
         """A patch without the label that is not flat all over, as air is; None where none was found."""
         for _ in range(BACKGROUND_TRIES):
             i, j, k = (int(place) for place in rng.integers(prepared.volume.shape))
-            voxel, grid = self._placed(prepared, (i, j, k), jitter, rng)
+            voxel, grid = self._placed(prepared, region, (i, j, k), jitter, rng)
             if not region.target(grid).any() and np.ptp(self._patch(prepared, grid)) > 0:
                 return voxel, grid
         return None

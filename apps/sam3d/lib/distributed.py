@@ -82,12 +82,12 @@ def joined(team: Team, backend: str, meeting: str) -> Iterator[Team]:
 
 
 @contextmanager
-def torchrun_team(device: torch.device) -> Iterator[Team]:
-    """The team that torchrun started this process in; a team of one where it did not."""
+def torchrun_team(device: str) -> Iterator[Team]:
+    """The team that torchrun started this process in, for training on `cpu` or `cuda`; one alone where it did not."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         yield Team()
         return
-    backend = "nccl" if device.type == "cuda" else "gloo"
+    backend = "nccl" if device.startswith("cuda") else "gloo"
     with joined(Team(size, int(os.environ["RANK"])), backend, "env://") as team:
         yield team

@@ -20,7 +20,7 @@ DEPTHS, EXTRA_VOXELS = 2.0, 2.0
 FADE = 1.5
 
 
-def locally_updated(before: Floats, after: Floats, click: NDArray[np.floating], is_foreground: bool) -> Floats:
+def locally_updated(before: Floats, after: Floats, click: NDArray[np.float64], is_foreground: bool) -> Floats:
     """The margins (P, P, P) before and after one more click as one: `after` near the click, `before` farther away.
 
     Margins are how much the object's logit exceeds the background's; `click` (3,) is in patch voxels (d, h, w) and
@@ -38,9 +38,10 @@ def locally_updated(before: Floats, after: Floats, click: NDArray[np.floating], 
     return np.asarray(before + share * (after - before), np.float32)
 
 
-def _distance_to(point: NDArray[np.floating], shape: tuple[int, ...]) -> Floats:
+def _distance_to(point: NDArray[np.float64], shape: tuple[int, ...]) -> Floats:
     """How far each voxel (P, P, P) lies from the point (3,), in voxels."""
     squares = [
         np.square(np.arange(n, dtype=np.float32) - np.float32(place)) for n, place in zip(shape, point, strict=True)
     ]
-    return np.sqrt(squares[0][:, None, None] + squares[1][None, :, None] + squares[2][None, None, :])
+    distance: Floats = np.sqrt(squares[0][:, None, None] + squares[1][None, :, None] + squares[2][None, None, :])
+    return distance

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lib.network.layers import merge_windows
+from lib.network.mask_decoder import MaskDecoder
 from lib.network.sam3d import Sam3D
 from lib.network.weights import published_name
 
@@ -161,6 +162,7 @@ def _recording(network: Sam3D, record: dict[str, Tensor]) -> Iterator[None]:
         handles.append(module.register_forward_hook(hook))
 
     encoder, decoder = network.image_encoder, network.mask_decoder
+    assert isinstance(decoder, MaskDecoder), "golden cases are of the published network"
     for index, block in enumerate(encoder.blocks):
         keep(block, f"block{index}")
         if index in (0, 1, *network.settings.neck_blocks):

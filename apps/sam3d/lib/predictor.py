@@ -52,6 +52,7 @@ class Report:
     n_clicks: int = 0
     n_patches: int = 0
     n_encoded: int = 0
+    n_decoded: int = 0
     n_corrected_clicks: int = 0
     weights_version: str = ""
 
@@ -201,20 +202,20 @@ class Predictor:
 
     def _answer(self, volume: Volume, grid: PatchGrid, prompt: Prompt, pseudo_clicks: Floats, report: Report) -> Floats:
         """The object's margin (P, P, P) in one patch after all its clicks."""
-        points, labels = self._points(grid, prompt, pseudo_clicks)
+        points, labels, n_pseudo = self._points(grid, prompt, pseudo_clicks)
         # Weights that were never trained to correct an answer get all clicks at once, as they were published.
-        alone = len(points) - LONGEST_CHAIN if self.card.has_background_clicks else len(points)
+        n_together = max(1, n_pseudo, len(points) - LONGEST_CHAIN) if self.card.has_background_clicks else len(points)
 
         def answer(count: int) -> Floats:
-            return self._answers.get(
-                (volume.key, grid.key, points[:count].tobytes(), labels[:count].tobytes()), lambda: make(count)
-            )
+            clicked = points[:count].tobytes(), labels[:count].tobytes(), min(count, n_together)
+            return self._answers.get((volume.key, grid.key, *clicked), lambda: make(count))
 
         def make(count: int) -> Floats:
             embedding = self._embedding(volume, grid, report)
+            report.n_decoded += 1
             with report.timed("decode"):
                 margin = self._decode(embedding, grid, points[:count], labels[:count])
-            if count <= max(1, alone):
+            if count <= n_together:
                 return margin
             before = answer(count - 1)
             click = grid.indices(points[count - 1 : count])[0]
@@ -222,18 +223,18 @@ class Predictor:
 
         return answer(len(points))
 
-    def _points(self, grid: PatchGrid, prompt: Prompt, pseudo_clicks: Floats) -> tuple[Floats, NDArray[np.int64]]:
-        """The user's clicks inside the patch, native (N, 3), with their labels; pseudo-clicks where none is
-        foreground."""
+    def _points(self, grid: PatchGrid, prompt: Prompt, pseudo_clicks: Floats) -> tuple[Floats, Labels, int]:
+        """The user's clicks inside the patch, native (N, 3), with their labels; where none is foreground, pseudo-clicks
+        before them, and how many."""
         inside = grid.contains(prompt.point_coords)
         if not self.card.has_background_clicks:
             inside &= prompt.point_labels == 1
         points = prompt.point_coords[inside].astype(np.float32)
         labels = prompt.point_labels[inside]
-        if not (labels == 1).any():
-            points = np.concatenate([pseudo_clicks, points])
-            labels = np.concatenate([np.ones(len(pseudo_clicks), np.int64), labels])
-        return points, labels
+        if (labels == 1).any():
+            return points, labels, 0
+        labels = np.concatenate([np.ones(len(pseudo_clicks), np.int64), labels])
+        return np.concatenate([pseudo_clicks, points]), labels, len(pseudo_clicks)
 
     def _embedding(self, volume: Volume, grid: PatchGrid, report: Report, is_kept: bool = True) -> Embedding:
         def make() -> Embedding:
@@ -252,7 +253,7 @@ class Predictor:
         return self._intensities.get(volume.key, lambda: chosen_intensity(volume, self.card.intensity, is_named))
 
     @torch.inference_mode()
-    def _decode(self, embedding: Embedding, grid: PatchGrid, points: Floats, labels: NDArray[np.int64]) -> Floats:
+    def _decode(self, embedding: Embedding, grid: PatchGrid, points: Floats, labels: Labels) -> Floats:
         """How much the object's logit exceeds the background's, (P, P, P)."""
         coords = torch.from_numpy(grid.indices(points).astype(np.float32)).to(self.device)[None]
         kinds = torch.from_numpy(labels.astype(np.float32)).to(self.device)[None]

@@ -33,8 +33,8 @@ class SimulatedUser:
     def look(self, margin: Floats) -> None:
         """See the network's answer (P, P, P), how much the object's logit exceeds the background's, to all clicks."""
         click = np.asarray(self.coords[-1], np.float64)
-        is_first = self.margin is None
-        self.margin = margin if is_first else locally_updated(self.margin, margin, click, self.labels[-1])
+        before = self.margin
+        self.margin = margin if before is None else locally_updated(before, margin, click, self.labels[-1])
 
     def correct(self) -> None:
         """One more click, in the largest error of what was seen; the first click again where there is none."""
