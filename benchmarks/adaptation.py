@@ -17,6 +17,7 @@ from pathlib import Path
 from statistics import fmean
 
 from support.cases import new_family, paired, poisoned
+from support.pictures import draw_adaptation
 from support.report import report
 from support.server import serving
 
@@ -35,6 +36,7 @@ def main() -> None:
         "--conf", nargs=2, action="append", default=[], metavar=("KEY", "VALUE"), help="as the server's"
     )
     parser.add_argument("--keep", type=Path, help="folder to work in, and to leave behind")
+    parser.add_argument("--picture", type=Path, metavar="PNG", help="also draw Dice against clicks, per unseen case")
     args = parser.parse_args()
     if args.keep:
         args.keep.mkdir(parents=True)
@@ -61,6 +63,10 @@ def measure(args: argparse.Namespace, folder: Path) -> None:
         seconds = time.perf_counter() - start
         after = {case.name: client.dices(case) for case in unseen}
         info = client.get("/info/")
+    if args.picture:
+        name = args.data.name if args.data else "a new family of phantoms"
+        title = f"{name}: {len(annotated)} cases annotated, {len(unseen)} unseen"
+        draw_adaptation(before, after, title, args.picture)
     stats = info["train_stats"]["sam3d"]
     report(
         "adaptation",
