@@ -77,7 +77,7 @@ def trained_on(store: ArchiveDatastore, info: SeriesInfo) -> np.ndarray:
     return read_label(case.label, open_volume(case.image), ["liver"], case.value_names).masks["liver"]
 
 
-def until(is_so, limit_s: float = 15.0) -> float:
+def until(is_so, limit_s: float = 120.0) -> float:
     """Seconds until something is so."""
     begun = time.monotonic()
     while not is_so():
@@ -105,9 +105,32 @@ def test_a_new_study_and_a_new_label_are_seen_within_seconds(store, archive, tmp
     array, affine = on_dicom_grid(np.zeros(SHAPE, np.int16), AFFINE)
     paths = write_series(tmp_path / "new", array, affine, cleo)
     DICOMwebClient(archive.url).store_instances([pydicom.dcmread(path) for path in paths])
-    until(lambda: cleo.uid() in store.list_images(), 10)
+    until(lambda: cleo.uid() in store.list_images())
     foreign_seg(archive, ANN, {"liver": ball(0)}, "100000")
-    until(lambda: store.get_labeled_images() == [ANN.uid()], 10)
+    until(lambda: store.get_labeled_images() == [ANN.uid()])
+
+
+def test_each_seg_is_described_once_and_one_that_is_not_hides_no_other(store, archive, monkeypatch, caplog) -> None:
+    bad = foreign_seg(archive, BOB, {"liver": ball(1)}, "100000")
+    good = [foreign_seg(archive, info, {"liver": ball(2)}, "110000") for info in (ANN, BOB)]
+    described, is_broken = store.archive._client.retrieve_series_metadata, True
+    asked = []
+
+    def describe(study: str, uid: str) -> list[dict]:
+        asked.append(uid)
+        # A real answer of the server, about something it has not got.
+        return described(study, "1.2.3" if uid == bad and is_broken else uid)
+
+    monkeypatch.setattr(store.archive._client, "retrieve_series_metadata", describe)
+    until(lambda: {seg.series for seg in store._segs.get()} == set(good) and asked.count(bad) > 1)
+    assert [asked.count(uid) for uid in good] == [1, 1]
+    assert sum(bad in record.getMessage() for record in caplog.records) == 1
+    is_broken = False
+    until(lambda: bad in {seg.series for seg in store._segs.get()})
+    n_asked = len(asked)
+    store._segs.expire()
+    assert len(store._segs.get()) == 3
+    assert len(asked) == n_asked
 
 
 def test_the_newest_of_several_segs_counts_and_the_others_are_versions(store, archive, tmp_path) -> None:

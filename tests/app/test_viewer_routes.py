@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from monailabel.config import settings
 
 from lib.viewer import dicom_proxy
 from lib.viewer.routes import OHIF, PAGE_SCRIPT, viewer_routes
+from serving import Server
 
 pytestmark = pytest.mark.app
 Answer = Callable[[BaseHTTPRequestHandler], None]
@@ -253,3 +255,10 @@ def test_a_folder_of_files_has_no_archive(monkeypatch: pytest.MonkeyPatch) -> No
         reply = get(f"{url}/proxy/dicom/qido/studies")
     assert reply.status_code == 404
     assert "DICOMweb studies only" in reply.json()["detail"]
+
+
+def test_the_viewer_is_served_as_shipped_if_that_is_wanted(tmp_path: Path) -> None:
+    studies = tmp_path / "studies"
+    studies.mkdir()
+    with Server(tmp_path / "server", studies, {"viewer_fixes": "false"}) as server:
+        assert get(f"{server.url}/ohif/app-config.js").content == (OHIF / "app-config.js").read_bytes()

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import nibabel
 import numpy as np
+import pydicom
 from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
@@ -21,31 +23,28 @@ Voxel = tuple[int, int, int]
 class Case:
     """A series and the truth about it, on the grid (I, J, K) that both the viewer and the server count voxels on."""
 
-    info: SeriesInfo
+    study: str
+    series: str
+    patient: str
     affine: NDArray[np.float64]
     label_map: NDArray[np.uint8]
-    names: tuple[str, ...]
-
-    @property
-    def study(self) -> str:
-        return self.info.study_uid
-
-    @property
-    def series(self) -> str:
-        return self.info.uid()
+    names: tuple[str, ...] = ("lesion",)
 
     def mask(self, name: str) -> NDArray[np.bool_]:
         """The largest connected part of a structure."""
-        parts, count = ndimage.label(self.label_map == self.names.index(name) + 1)
-        sizes = ndimage.sum_labels(np.ones_like(parts), parts, range(1, count + 1))
+        parts, _ = ndimage.label(self.label_map == self.names.index(name) + 1)
+        sizes = np.bincount(parts.ravel())[1:]
         return np.asarray(parts == int(np.argmax(sizes)) + 1)
 
     def deepest(self, name: str) -> Voxel:
         """The voxel of that part farthest from its surface."""
         spacing = np.linalg.norm(self.affine[:3, :3], axis=0)
-        depth = ndimage.distance_transform_edt(np.pad(self.mask(name), 1), sampling=spacing)
-        i, j, k = np.unravel_index(int(depth.argmax()), depth.shape)
-        return int(i) - 1, int(j) - 1, int(k) - 1
+        mask = self.mask(name)
+        (box,) = ndimage.find_objects(mask.astype(np.uint8))
+        depth = ndimage.distance_transform_edt(np.pad(mask[box], 1), sampling=spacing)
+        within = np.unravel_index(int(depth.argmax()), depth.shape)
+        i, j, k = (int(at) - 1 + side.start for at, side in zip(within, box, strict=True))
+        return i, j, k
 
     def lps_mm(self, voxel: Voxel) -> list[float]:
         """Where the voxel's centre is in the patient, as DICOM counts millimetres."""
@@ -89,4 +88,24 @@ def write_case(folder: Path, name: str, layout: Layout, seed: int) -> Case:
     }
     info = SeriesInfo(f"E2E-{name}", f"Phantom^{name}", description=name)
     write_series(folder, array, affine, info, orders[layout.order])
-    return Case(info, affine, label_map, phantom.names)
+    return Case(info.study_uid, info.uid(), info.patient_id, affine, label_map, phantom.names)
+
+
+def read_case(folder: Path, label: Path) -> Case:
+    """A series of single slices that is in `folder`, with the lesion of a NIfTI file on any grid.
+
+    The grid is worked out from the slices' headers here, not by the code that is tested.
+    """
+    headers = [pydicom.dcmread(path, stop_before_pixels=True) for path in folder.glob("*.dcm")]
+    row, column = np.array(headers[0].ImageOrientationPatient, float).reshape(2, 3)
+    normal = np.cross(row, column)
+    first, *_, last = sorted(headers, key=lambda header: float(normal @ np.array(header.ImagePositionPatient, float)))
+    places = np.array([first.ImagePositionPatient, last.ImagePositionPatient], float)
+    row_mm, column_mm = first.PixelSpacing  # between rows, which is along a column
+    lps = np.column_stack((row * column_mm, column * row_mm, (places[1] - places[0]) / (len(headers) - 1), places[0]))
+    affine = np.vstack((LPS_RAS @ lps, (0.0, 0.0, 0.0, 1.0)))
+    truth = nibabel.load(label)
+    to_truth = np.linalg.inv(truth.affine) @ affine
+    shape = (int(first.Columns), int(first.Rows), len(headers))
+    lesion = ndimage.affine_transform(np.asarray(truth.dataobj) > 0, to_truth, output_shape=shape, order=0)
+    return Case(first.StudyInstanceUID, first.SeriesInstanceUID, first.PatientID, affine, lesion.astype(np.uint8))

@@ -15,6 +15,8 @@ from lib.metrics import dice
 from lib.volumes import Volume
 from measured import figures
 from series import Case
+from serving import Server
+from stored import newest_version
 from viewer import Dialogs, Viewer
 
 PATIENCE_S = 60.0
@@ -33,15 +35,15 @@ def in_archive(archive: str, case: Case, number: int, folder: Path) -> dict[str,
 
 
 @pytest.mark.parametrize("layout", ["oblique", "sagittal"])
-def test_the_archive_gets_what_the_screen_shows(
-    layout: str, viewer: Viewer, cases: dict[str, Case], archive: str, tmp_path: Path
+def test_training_and_the_archive_get_what_the_screen_shows(
+    layout: str, viewer: Viewer, cases: dict[str, Case], server: Server, archive: str, tmp_path: Path
 ) -> None:
     case = cases[layout]
     viewer.open(case.study)
     # The later label alone first: its value in the file is not its number on the screen.
     viewer.choose("liver")
     viewer.click_at(case.lps_mm(case.deepest("liver")))
-    viewer.run()
+    run = viewer.run()
     computed = viewer.labelmap()["liver"]
     viewer.button("Ball").click()
     viewer.drag_in("axial", (0.45, 0.4), (0.55, 0.4))
@@ -51,6 +53,9 @@ def test_the_archive_gets_what_the_screen_shows(
     stored = in_archive(archive, case, 1, tmp_path)
     assert set(stored) == {"liver"}
     assert np.array_equal(stored["liver"], shown["liver"])
+    kept, card = newest_version(server, case)
+    assert (set(kept), card["tag"], card["clicks"]) == ({"liver"}, "final", {"liver": run.params["liver"]})
+    assert np.array_equal(kept["liver"], shown["liver"])
 
     viewer.button("Eraser").click()
     viewer.drag_in("axial", (0.45, 0.4), (0.55, 0.4))
@@ -63,6 +68,8 @@ def test_the_archive_gets_what_the_screen_shows(
     agreement = {name: dice(stored[name], shown[name]) for name in stored}
     figures.append(f"{layout:12} stored in the archive as shown: Dice {agreement}")
     assert all(np.array_equal(stored[name], shown[name]) for name in stored)
+    kept, _ = newest_version(server, case)
+    assert all(np.array_equal(kept[name], shown[name]) for name in ("lesion", "liver"))
 
 
 def test_nothing_is_not_submitted(viewer: Viewer, cases: dict[str, Case]) -> None:
@@ -72,7 +79,7 @@ def test_nothing_is_not_submitted(viewer: Viewer, cases: dict[str, Case]) -> Non
 
 def test_leaving_unsaved_work_asks_and_stored_work_does_not(viewer: Viewer, cases: dict[str, Case]) -> None:
     case = cases["descending"]
-    viewer.open_study_list().open(case.info.patient_id)
+    viewer.open_study_list().open(case.patient)
     back = viewer.page.locator("[data-cy=return-to-work-list]")
     viewer.choose("lesion")
     viewer.click_at(case.lps_mm(case.deepest("lesion")))
@@ -85,12 +92,15 @@ def test_leaving_unsaved_work_asks_and_stored_work_does_not(viewer: Viewer, case
     expect(viewer.bar).to_be_visible()
     assert len(dialogs.said) == 2
     assert all("not submitted" in question for question in dialogs.said)
+    with viewer.page.expect_event("dialog"):
+        viewer.page.evaluate("() => { window.setTimeout(() => window.location.reload(), 0); }")
+    assert dialogs.said[2:] == ["beforeunload"]
     assert viewer.labelmap()["lesion"].any()
 
     assert viewer.submit().startswith("Stored: lesion")
     back.click()
     expect(viewer.bar).to_be_hidden()
-    assert len(dialogs.said) == 2
+    assert len(dialogs.said) == 3
 
 
 def test_a_label_that_cannot_be_stored_stays_unsaved_and_says_why(viewer: Viewer, cases: dict[str, Case]) -> None:

@@ -11,11 +11,13 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from io import BytesIO
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from playwright.sync_api import Dialog, Locator, Page, Request, expect
+from PIL import Image
+from playwright.sync_api import Dialog, FloatRect, Locator, Page, Request, expect
 
 PLANES = ("axial", "sagittal", "coronal")
 PATIENCE_MS = 120_000
@@ -23,21 +25,29 @@ expect.set_options(timeout=PATIENCE_MS)
 
 VOLUME = "window.cornerstone.cache.getVolumes().find((volume) => volume.loadStatus && volume.loadStatus.loaded)"
 
-# Scroll every viewport to a place in the patient; where is it then on the page? Resolves when all have rendered it.
-SHOW = """async (lps) => {
-  const places = {};
-  for (const viewport of window.cornerstone.getRenderingEngines()[0].getViewports()) {
+# Scroll every viewport to a place in the patient, and zoom in on it where a pixel of the screen is more than a voxel.
+# Where is it then on the page? Resolves when all have rendered it.
+SHOW = f"""async (lps) => {{
+  const places = {{}};
+  const voxelMm = Math.min(...{VOLUME}.spacing);
+  for (const viewport of window.cornerstone.getRenderingEngines()[0].getViewports()) {{
     const rendered = new Promise((resolve) => viewport.element.addEventListener(
-      window.cornerstone.Enums.Events.IMAGE_RENDERED, resolve, { once: true }));
+      window.cornerstone.Enums.Events.IMAGE_RENDERED, resolve, {{ once: true }}));
     viewport.jumpToWorld(lps);
+    const {{ focalPoint, position, parallelScale }} = viewport.getCamera();
+    const half = voxelMm * viewport.canvas.clientHeight / 2;
+    if (parallelScale > half) {{
+      const moved = position.map((value, axis) => value + lps[axis] - focalPoint[axis]);
+      viewport.setCamera({{ focalPoint: lps, position: moved, parallelScale: half }});
+    }}
     viewport.render();
     await rendered;
     const [x, y] = viewport.worldToCanvas(lps);
     const box = viewport.canvas.getBoundingClientRect();
-    places[viewport.id] = { x: box.x + x, y: box.y + y };
-  }
+    places[viewport.id] = {{ x: box.x + x, y: box.y + y }};
+  }}
   return places;
-}"""
+}}"""
 BOX = """(id) => {
   const box = window.cornerstone.getRenderingEngines()[0].getViewport(id).canvas.getBoundingClientRect();
   return { x: box.x, y: box.y, width: box.width, height: box.height };
@@ -64,7 +74,6 @@ class Run:
 
     params: dict[str, Any]
     status: int
-    content: bytes
 
 
 @dataclass
@@ -116,6 +125,11 @@ class Viewer:
         return self.bar.get_by_role("status")
 
     @property
+    def training(self) -> Locator:
+        """The served version, its score, and how training goes or went."""
+        return self.bar.locator("#sam3d-training")
+
+    @property
     def run_button(self) -> Locator:
         return self.page.get_by_title("Run PointPrompts")
 
@@ -131,6 +145,14 @@ class Viewer:
     def image_size(self) -> tuple[int, ...]:
         """Columns, rows and slices of the volume on the screen."""
         return tuple(self.page.evaluate(f"() => Array.from({VOLUME}.dimensions)"))
+
+    def coloured_pixels(self, plane: str = "axial") -> int:
+        """How many pixels in the middle of a viewport are not grey, as images are."""
+        box = self.page.evaluate(BOX, f"mpr-{plane}")
+        width, height = box["width"], box["height"]
+        middle = FloatRect(x=box["x"] + 0.2 * width, y=box["y"] + 0.2 * height, width=0.6 * width, height=0.6 * height)
+        pixels = np.asarray(Image.open(BytesIO(self.page.screenshot(clip=middle))).convert("RGB")).astype(int)
+        return int((np.ptp(pixels, axis=-1) > 40).sum())
 
     # ------------------------------------------------------------------ clicks
 
@@ -193,7 +215,7 @@ class Viewer:
         with self.page.expect_response(re.compile(r"/infer/"), timeout=PATIENCE_MS) as answer:
             yield runs
         response = answer.value
-        runs.append(Run(sent_params(response.request), response.status, response.body()))
+        runs.append(Run(sent_params(response.request), response.status))
         if response.ok:
             expect(self.bar).to_have_attribute("data-painted", str(painted + 1))
         expect(self.bar).not_to_have_attribute("data-state", "running")
@@ -207,6 +229,10 @@ class Viewer:
         return self.status.inner_text()
 
     # ------------------------------------------------------------------ active learning
+
+    def be_somebody_else(self) -> None:
+        """Open cases from here on as an annotator whom the server has not met: a browser keeps its user's name."""
+        self.page.add_init_script("window.localStorage.removeItem('sam3d.client')")
 
     def open_learning(self) -> None:
         """The tab with Next Sample and Update Model."""

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import nibabel
@@ -199,13 +200,50 @@ def test_labels_of_many_threads_are_all_kept(store: VersionedDatastore, tmp_path
             assert np.array_equal(nibabel.load(each.file).dataobj, label_map(int(each.client[1:])))
 
 
-def test_a_file_renamed_into_the_folder_is_seen_within_seconds(folder: Path) -> None:
-    store = VersionedDatastore(str(folder), extensions=EXTENSIONS, auto_reload=True)
-    save(folder / "part.nii.gz.tmp.nii.gz", np.zeros(SHAPE, np.int16)).rename(folder / "c.nii.gz")
-    limit = time.monotonic() + 10
-    while "c" not in store.list_images() and time.monotonic() < limit:
+@pytest.fixture
+def watching(folder: Path) -> Iterator[VersionedDatastore]:
+    opened = VersionedDatastore(str(folder), extensions=EXTENSIONS, auto_reload=True)
+    yield opened
+    opened.close()
+
+
+def until(is_so: Callable[[], bool], limit_s: float = 60.0) -> None:
+    limit = time.monotonic() + limit_s
+    while not is_so():
+        assert time.monotonic() < limit, f"not within {limit_s} s"
         time.sleep(0.05)
-    assert sorted(store.list_images())[:3] == ["a", "b", "c"]
+
+
+def test_images_and_labels_that_come_and_go_are_seen_within_seconds(watching, folder: Path, tmp_path: Path) -> None:
+    save(tmp_path / "c.nii.gz", np.zeros(SHAPE, np.int16)).rename(folder / "c.nii.gz")
+    until(lambda: sorted(watching.list_images()) == ["a", "b", "c"])
+    save(folder / "labels" / "final" / "c.nii.gz", label_map(0))
+    until(lambda: watching.get_labeled_images() == ["c"])
+    (folder / "labels" / "other").mkdir()
+    save(folder / "labels" / "other" / "b.nii.gz", label_map(0))
+    until(lambda: "other" in watching.get_labels_by_image_id("b"))
+    (folder / "c.nii.gz").unlink()
+    until(lambda: sorted(watching.list_images()) == ["a", "b"])
+    assert watching.get_labeled_images() == []
+
+
+def test_a_label_that_another_process_stored_is_seen_within_seconds(watching, folder: Path, tmp_path: Path) -> None:
+    other = VersionedDatastore(str(folder), extensions=EXTENSIONS)
+    other.save_label("a", str(save(tmp_path / "l.nii.gz", label_map(3))), "final", dict(NAMES))
+    until(lambda: watching.get_labeled_images() == ["a"])
+    other.update_label_info("a", "final", {"seen": "yes"})
+    until(lambda: watching.get_label_info("a", "final").get("seen") == "yes")
+    assert np.array_equal(trained_on(watching, "a"), label_map(3))
+
+
+def test_a_folder_that_is_away_for_a_while_costs_nothing(watching, folder: Path, caplog) -> None:
+    labels = folder / "labels"
+    labels.rename(folder / "away")
+    until(lambda: "new files of the datastore are not seen" in caplog.text)
+    assert sorted(watching.list_images()) == ["a", "b"]
+    (folder / "away").rename(labels)
+    save(folder / "c.nii.gz", np.zeros(SHAPE, np.int16))
+    until(lambda: "c" in watching.list_images())
 
 
 # Submits in a child of its own, for as long as that lives, whenever it is told to.

@@ -71,9 +71,9 @@ class ArchiveDatastore(DICOMWebDatastore, VersionedDatastore):
         return self._outbox.waiting()
 
     def close(self) -> None:
-        """End the threads that send labels and watch the folder; for those who open more than one datastore."""
+        """End the threads that send labels and look for new files; for those who open more than one datastore."""
         self._outbox.stop()
-        self._observer.stop()
+        super().close()
 
     # ----------------------------------------------------------------- images
 

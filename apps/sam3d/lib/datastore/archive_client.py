@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from uuid import uuid4
 import pydicom
 import requests
 from dicomweb_client import DICOMwebClient
+from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 from requests import RequestException
 
@@ -26,6 +27,11 @@ UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 CONNECT_LIMIT_S, ANSWER_LIMIT_S = 3.0, 30.0
 # The archive has this instance already: an answer to an earlier attempt was lost on the way.
 DUPLICATE = 0x0111
+# What is read of a SEG's header, which is long: it describes every frame, and names its pixels by a URL.
+SEG_FIELDS = (
+    *("PatientID", "SeriesDate", "SeriesTime", "ContentDate", "ContentTime"),
+    *("ReferencedSeriesSequence", "SegmentSequence"),
+)
 INFO_FIELDS = ("StudyDate", "StudyTime", "Modality", "RetrieveURL", "PatientID", "StudyInstanceUID")
 
 
@@ -56,11 +62,12 @@ class ArchiveClient:
         client.set_http_retry_params(retry=False)
         self._client = client
         self._segs: dict[str, StoredSeg | None] = {}
+        self._undescribed: set[str] = set()
 
     def series_like(self, filters: Mapping[str, Any]) -> list[Dataset]:
         """What the archive says of the series that match."""
         found = self._client.search_for_series(search_filters=dict(filters))
-        return [Dataset.from_json(each) for each in found]
+        return [_dataset(each) for each in found]
 
     def series(self, uid: str) -> Dataset | None:
         """What the archive says of one series: of this one, even if it answers with others; None if it has it not."""
@@ -90,12 +97,16 @@ class ArchiveClient:
                 unfinished.rmdir()
 
     def segs(self) -> list[StoredSeg]:
-        """Every SEG series of the archive that says what it was drawn on; each is looked at once."""
+        """Every SEG series of the archive that says what it was drawn on.
+
+        Each is described once. One whose description cannot be had is left out until it can, and keeps none of the
+        others from being found.
+        """
         found = self.series_like({"Modality": "SEG"})
         for each in found:
             uid = str(each.SeriesInstanceUID)
             if uid not in self._segs and str(each.get("Modality")) == "SEG":
-                self._segs[uid] = self._described(str(each.StudyInstanceUID), uid)
+                self._describe(str(each.StudyInstanceUID), uid)
         present = {str(each.SeriesInstanceUID) for each in found}
         return [seg for uid, seg in self._segs.items() if seg is not None and uid in present]
 
@@ -112,19 +123,29 @@ class ArchiveClient:
                 raise ArchiveError(f"the archive refused the label (DICOM reason {reason:04X}H)")
         return str(data.SeriesInstanceUID)
 
+    def _describe(self, study: str, uid: str) -> None:
+        try:
+            self._segs[uid] = self._described(study, uid)
+        except requests.ConnectionError:
+            raise  # the archive is away, and the others would wait for it in vain
+        except (RequestException, ValueError, TypeError, KeyError, AttributeError) as error:
+            if uid not in self._undescribed:
+                logger.warning("SEG series %s is left out while the archive does not describe it: %s", uid, error)
+            self._undescribed.add(uid)
+
     def _described(self, study: str, uid: str) -> StoredSeg | None:
-        instances = [Dataset.from_json(each) for each in self._client.retrieve_series_metadata(study, uid)]
-        for each in instances[:1]:
-            references = each.get("ReferencedSeriesSequence") or ()
-            if references:
-                return StoredSeg(
-                    series=uid,
-                    study=study,
-                    patient=str(each.get("PatientID") or ""),
-                    image=str(references[0].SeriesInstanceUID),
-                    names=tuple(str(segment.get("SegmentLabel", "")) for segment in each.get("SegmentSequence") or ()),
-                    when=_when(each),
-                )
+        instances = self._client.retrieve_series_metadata(study, uid)
+        header = _fields(instances[0], SEG_FIELDS) if instances else Dataset()
+        references = header.get("ReferencedSeriesSequence") or ()
+        if references:
+            return StoredSeg(
+                series=uid,
+                study=study,
+                patient=str(header.get("PatientID") or ""),
+                image=str(references[0].SeriesInstanceUID),
+                names=tuple(str(segment.get("SegmentLabel", "")) for segment in header.get("SegmentSequence") or ()),
+                when=_when(header),
+            )
         logger.warning("SEG series %s does not say what it was drawn on, and is left out", uid)
         return None
 
@@ -151,6 +172,16 @@ def describe(series: Dataset) -> dict[str, str]:
     """What MONAI Label notes about an image."""
     info = {"SeriesInstanceUID": str(series.SeriesInstanceUID)}
     return info | {field: str(series[field].value) if series.get(field) else "UNK" for field in INFO_FIELDS}
+
+
+def _fields(instance: Mapping[str, Any], keywords: Iterable[str]) -> Dataset:
+    """Those of an instance's elements, which are DICOM JSON, that it has; what is only given a URL is left empty."""
+    tags = [f"{tag_for_keyword(keyword):08X}" for keyword in keywords]
+    return _dataset({tag: instance[tag] for tag in tags if tag in instance})
+
+
+def _dataset(said: Mapping[str, Any]) -> Dataset:
+    return Dataset.from_json(dict(said), bulk_data_uri_handler=lambda _uri: None)
 
 
 def _when(seg: Dataset) -> str:

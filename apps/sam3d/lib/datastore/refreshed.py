@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -14,7 +17,7 @@ class Refreshed(Generic[T]):
     """What `fetch` returned last. Once that is older than `ttl_s`, it is fetched again in a thread of its own.
 
     `get` waits for that thread for `patience_s`, the first time for `first_patience_s`, and then returns what is known.
-    `fetch` must not raise.
+    What `fetch` raises is logged, and what was known before stays.
     """
 
     def __init__(
@@ -52,6 +55,8 @@ class Refreshed(Generic[T]):
     def _run(self) -> None:
         try:
             self._value = self._fetch()
+        except Exception:
+            logger.exception("what was fetched before stays in use")
         finally:
             with self._lock:
                 self._fetched_at, self._thread = time.monotonic(), None

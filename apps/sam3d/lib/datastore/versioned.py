@@ -6,7 +6,7 @@ import json
 import logging
 import re
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from datetime import datetime
 from pathlib import Path
@@ -19,6 +19,7 @@ from monailabel.interfaces.datastore import DefaultLabelTag
 from lib.cases import Case
 from lib.datastore.history import FOUND, LabelHistory, Version, copy_atomically, digest
 from lib.datastore.intake import ENDINGS, accepted, value_names
+from lib.datastore.watching import Watch
 from lib.infers.failures import answer, as_answers
 from lib.network.weights import write_atomically
 from lib.volumes import open_volume
@@ -34,17 +35,34 @@ HISTORY_FOLDER = "label_versions"
 class VersionedDatastore(LocalDatastore):
     """`served` names the model version that clicks get while a label is submitted."""
 
-    def __init__(self, *args: Any, served: Callable[[], str] = lambda: "", **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, served: Callable[[], str] = lambda: "", auto_reload: bool = False, **kwargs: Any
+    ) -> None:
         # One thread of this process at a time; the lock file is for other processes. Both before the stock
         # constructor, which already reads and writes.
         self._guard = threading.RLock()
         self._served = served
         self._notes: dict[str, dict[str, Any]] = {}
-        super().__init__(*args, **kwargs)
+        # Without the stock's own watcher: see lib/datastore/watching.py.
+        super().__init__(*args, auto_reload=False, **kwargs)
         self.history = LabelHistory(Path(self._datastore_path) / HISTORY_FOLDER)
-        if self._auto_reload:
-            # A file that is renamed into place, as careful programs do, is neither created nor modified.
-            self._handler.on_moved = self._on_moved_event
+        self._watch: Watch | None = None
+        if auto_reload:
+            self._watch = Watch(self._files, self.refresh)
+            self._watch.start()
+
+    def close(self) -> None:
+        """End the thread that looks for new files; for those who open more than one datastore."""
+        if self._watch is not None:
+            self._watch.stop()
+
+    def _files(self) -> Hashable:
+        """What must be read again when it changes: the names of images and labels, and the list's own file."""
+        labels = Path(self._datastore.label_path(None))
+        folders = [Path(self._datastore.image_path()), *(path for path in sorted(labels.iterdir()) if path.is_dir())]
+        names = [(folder.name, *sorted(self._list_files(folder, self._extensions))) for folder in folders]
+        config = Path(self._datastore_config_path)
+        return (config.stat().st_mtime_ns if config.exists() else None, *names)
 
     def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
         """As the stock method, with the two locks always taken in one order."""
@@ -180,12 +198,6 @@ class VersionedDatastore(LocalDatastore):
         if removed:
             self._datastore.objects = objects
         return removed
-
-    def _on_moved_event(self, event: Any) -> None:
-        if str(event.dest_path) == self._datastore_config_path:
-            self._init_from_datastore_file()
-        else:
-            self.refresh()
 
 
 def _seconds(when: str) -> int:

@@ -24,13 +24,16 @@
      cookie that all ports of a host share, and goes blank on a malformed one. */
   document.cookie = `MONAILABEL_SERVER_URL=${encodeURIComponent(SERVER)};path=/ohif`;
 
-  /* The viewer's figures are white on white. */
+  /* The viewer's figures are white on white; and a panel longer than the window has no scroll bar, but the focus on what
+     is below moves the whole page, images and all, with no way back. */
   const style = document.createElement('style');
   style.textContent = `
+    .monaiLabelPanel { position: relative; overflow-y: auto; scrollbar-width: thin; }
     .monaiLabelPanel .w3-container { color: #000; }
-    #sam3d-bar { margin: 8px 4px; padding: 6px; border: 1px solid #3a3f99; border-radius: 4px; color: #fff; font-size: 13px; }
+    #sam3d-bar { position: sticky; top: 0; z-index: 1; background: #000; margin: 8px 4px; padding: 6px; border: 1px solid #3a3f99; border-radius: 4px; color: #fff; font-size: 13px; }
     #sam3d-bar button { margin: 2px; padding: 3px 8px; border: 1px solid #5acce6; border-radius: 4px; }
     #sam3d-bar button:disabled { opacity: .4; }
+    #sam3d-bar label { display: block; margin: 2px; }
     #sam3d-bar button[aria-pressed=true] { background: #348cfd; }
     #sam3d-bar [role=status] { min-height: 2.6em; margin-top: 4px; overflow-wrap: anywhere; }
     #sam3d-bar[data-state=failed] [role=status] { color: #ff9a9a; }
@@ -110,12 +113,14 @@
       isRunning: false,
       runAgain: false, // a click came while the server was busy with the one before
       isUnsaved: false,
+      changes: 0, // of the labelmap, so far
       failure: '', // the server's sentence about the last request that failed
       clicks: {}, // of the last request: label to voxel indices
       asked: new Set(), // labels whose clicks the mask on the screen answers
       cleared: null, // the label that was chosen when all clicks were taken away
       under: null, // segment below each voxel that a result took from another label
       nextLook: 0,
+      isEndUnseen: true, // the bar does not show yet how training ended, or that none is on
     };
     adoptPanel(opened);
     return opened;
@@ -160,11 +165,12 @@
     } else if (!of.bar && of.panel.actions.pointprompts.current && labelmap()) {
       adoptTabs(of);
       of.bar = makeBar(of);
+      of.nextLook = 0;
       listen();
     } else if (of.bar && Date.now() > of.nextLook && !document.hidden) {
       of.nextLook = Infinity; // until this look has ended
-      lookAtTraining(of).catch(() => false).then((isOn) => {
-        of.nextLook = Date.now() + (isOn ? TRAINING_MS : IDLE_MS);
+      lookAtTraining(of).catch(() => false).then((isEager) => {
+        of.nextLook = Date.now() + (isEager ? TRAINING_MS : IDLE_MS);
       });
     }
   }
@@ -263,7 +269,10 @@
       of.nextLook = 0;
       return heard(runTrain.call(client, params));
     };
-    client.stop_train = () => heard(stopTrain.call(client));
+    client.stop_train = () => {
+      of.nextLook = 0;
+      return heard(stopTrain.call(client));
+    };
     client.next_sample = async (strategy, params) => {
       const response = await heard(nextSample.call(client, strategy, { ...params, client_id: CLIENT }));
       /* An answer without a case opens an empty form, whose OK leads to a study named "undefined". */
@@ -487,7 +496,12 @@
     }
     cornerstone.sam3dListens = true;
     const { ANNOTATION_COMPLETED, SEGMENTATION_DATA_MODIFIED } = cornerstoneTools.Enums.Events;
-    cornerstone.eventTarget.addEventListener(SEGMENTATION_DATA_MODIFIED, () => session && setUnsaved(session, true));
+    cornerstone.eventTarget.addEventListener(SEGMENTATION_DATA_MODIFIED, () => {
+      if (session) {
+        session.changes += 1;
+        setUnsaved(session, true);
+      }
+    });
     cornerstone.eventTarget.addEventListener(ANNOTATION_COMPLETED, ({ detail }) => {
       if (session && session.bar && detail.annotation.metadata.toolName === PROBE) {
         runIfAsked(session);
@@ -507,13 +521,14 @@
       return;
     }
     const end = showRunning(of, 'Submitting');
+    const { changes } = of;
     try {
       const reply = await putLabel(of, data, labelInfo);
       const body = await reply.text();
       if (!reply.ok) {
         throw new Error(detailOf(body) || `the server answered ${reply.status}`);
       }
-      setUnsaved(of, false);
+      setUnsaved(of, of.changes !== changes); // brushes may have gone on meanwhile
       const note = JSON.parse(body).note;
       end(`Stored: ${labelInfo.map(({ name }) => name).join(', ')}${note ? `. ${note}` : ''}`, 'idle');
       await refreshInfo(of);
@@ -554,36 +569,48 @@
   // ------------------------------------------------------------------ training
 
   /* The panel asks once, when it connects, how training goes and how good the model is; and its Stop button stays when
-     the training has ended. Resolves to whether a training is on. */
+     the training has ended. Resolves to whether it has to be asked again soon. */
   async function lookAtTraining(of) {
     const reply = await fetch(new URL('train/?check_if_running=true', SERVER));
     const task = reply.ok ? await reply.json() : {};
     const isOn = ['SUBMITTED', 'RUNNING'].includes(task.status);
     const learning = of.panel.actions.activelearning.current;
-    const wasOn = learning.state.training;
-    if (wasOn !== isOn) {
+    if (learning.state.training !== isOn) {
       learning.setState({ training: isOn });
     }
-    if (isOn || wasOn || !of.hasLooked) {
-      await refreshInfo(of);
+    if (isOn || of.isEndUnseen) {
+      const isEndKnown = await refreshInfo(of);
+      of.isEndUnseen = isOn || !isEndKnown; // a run that was stopped dies a moment later
     }
-    of.hasLooked = true;
-    return isOn;
+    return isOn || of.isEndUnseen;
   }
 
+  /* Shows the server's figures. Resolves to whether they tell of no training, or of one that has ended. */
   async function refreshInfo(of) {
     const reply = await fetch(new URL('info/', SERVER));
     if (!reply.ok) {
-      return;
+      return false;
     }
     const { train_stats: stats, datastore, models } = await reply.json();
     const learning = of.panel.actions.activelearning.current;
-    /* Where no training is on, the panel shows one that is complete, unless the figures hold a time that it took. */
-    const idle = learning.state.training ? {} : { total_time: '-' };
-    const shown = Object.entries(stats || {}).map(([name, figures]) => [name, { ...idle, ...figures }]);
+    /* Epoch 0 counts as the first one done, and no training as one that is complete, unless the figures hold a time that
+       it took. */
+    const isFirstDone = (figures) => learning.state.training && figures.epoch > 0;
+    const shown = Object.entries(stats || {}).map(([name, figures]) => (
+      [name, isFirstDone(figures) ? figures : { total_time: '-', ...figures }]));
     Object.assign(of.panel.state.info.data, { train_stats: Object.fromEntries(shown), datastore, models });
-    learning.forceUpdate();
-    of.bar.querySelector('#sam3d-training').textContent = trainingSentence(Object.values(stats || {})[0]);
+    learning.forceUpdate(fillBars);
+    const [figures] = Object.values(stats || {});
+    of.bar.querySelector('#sam3d-training').textContent = trainingSentence(figures);
+    return !figures || figures.state !== 'running';
+  }
+
+  /* The panel's bars are white from end to end, whatever they say. */
+  function fillBars() {
+    learningTab().querySelectorAll('.w3-container').forEach((bar) => {
+      const share = bar.textContent;
+      bar.style.background = `linear-gradient(to right, #5acce6 ${share}, #fff ${share})`;
+    });
   }
 
   function trainingSentence(stats) {
@@ -591,7 +618,8 @@
       return '';
     }
     const score = stats.best_metric ? `, Dice ${stats.best_metric.toFixed(2)}` : '';
-    return `Model: ${stats.served}${score}. ${stats.message || ''}`;
+    const epoch = stats.state === 'running' && stats.epoch ? `, epoch ${stats.epoch} of ${stats.total_epochs}` : '';
+    return `Model: ${stats.served}${score}; ${stats.message || ''}${epoch}`;
   }
 
   // ------------------------------------------------------------------ our bar above the tabs
