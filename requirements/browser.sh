@@ -18,9 +18,14 @@ if [ "$(id -u)" != 0 ]; then
     sudo -n true 2>/dev/null || as_root=(false)
 fi
 if command -v apt-get >/dev/null && [ "${as_root[0]:-}" != false ]; then
-    # A container's policy may forbid to start services, which nobody here wants: Orthanc is started by the specs.
-    "${as_root[@]}" apt-get update -qq &&
-        "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null || true
+    had_orthanc=$([ -x /usr/sbin/Orthanc ] && echo yes || echo no)
+    "${as_root[@]}" apt-get -o Acquire::Retries=3 update -qq &&
+        "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
+            apt-get -o Acquire::Retries=3 install -y -qq --no-install-recommends "${packages[@]}" >/dev/null || true
+    # The specs start an Orthanc of their own. The package's service, which listens to other machines, is not wanted.
+    if [ "$had_orthanc" = no ] && [ -d /run/systemd/system ]; then
+        "${as_root[@]}" systemctl disable --now --quiet orthanc || true
+    fi
 fi
 if command -v chromium >/dev/null || [ -x "${CHROMIUM:-}" ]; then
     has_all || echo "No Orthanc with its DICOMweb plugin: the specs use the app's own demo archive instead." >&2

@@ -196,11 +196,19 @@ def test_what_is_no_volume_is_refused_with_its_reason(store, archive, tmp_path) 
     assert [path.name for path in (tmp_path / "cache").iterdir() if path.name == "etc"] == []
 
 
+def test_an_image_that_the_archive_does_not_deliver_is_refused_with_what_it_did(store, archive) -> None:
+    archive.kill()
+    status, sentence = refusal(store, ANN.uid())
+    assert status == 503
+    assert "the archive did not answer" in sentence
+    assert sentence.endswith("try again later")
+
+
 def test_a_download_that_is_cut_off_is_begun_again(store, archive, tmp_path, monkeypatch) -> None:
     whole = store.archive._client.iter_series
 
-    def cut(*arguments):
-        for number, instance in enumerate(whole(*arguments)):
+    def cut(*arguments, **options):
+        for number, instance in enumerate(whole(*arguments, **options)):
             if number == 3:
                 return
             yield instance

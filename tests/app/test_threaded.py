@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import io
 import json
@@ -10,12 +11,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import pydicom
 import pytest
 import requests
+import uvicorn
 from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
@@ -24,6 +27,7 @@ from monailabel.endpoints import activelearning, infer
 from archives import DemoArchive
 from lib.demo import free_port
 from lib.dicom_writing import SeriesInfo, write_series
+from lib.serving.bodies import TimedRoute
 from lib.serving.infer_door import infer_door
 from lib.serving.next_sample import next_sample_door
 from lib.serving.places import Places
@@ -69,6 +73,64 @@ def test_every_stock_endpoint_has_its_like_in_a_thread() -> None:
         assert parameters(mine) == parameters(theirs), mine.path
         assert inspect.iscoroutinefunction(theirs.endpoint)
         assert not inspect.iscoroutinefunction(mine.endpoint)
+
+
+def test_a_body_that_stops_coming_is_given_up_with_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At every door that reads one; a request that is whole may be worked on for as long as it takes."""
+    monkeypatch.setattr("lib.serving.bodies.BODY_WAIT_S", 0.5)
+    api, places = FastAPI(), Places(1)
+    for router in (infer_door(None, places, 1000, lambda *_: None), next_sample_door(None), threaded_doors()):
+        api.include_router(router)
+    slow = APIRouter(route_class=TimedRoute)
+
+    @slow.post("/slow")
+    async def wait(body: dict[str, int]) -> dict[str, int]:
+        await asyncio.sleep(1.5)
+        return body
+
+    api.include_router(slow)
+    form = "multipart/form-data; boundary=x"
+    doors = {"POST /infer/sam3d": form, "POST /activelearning/first": "application/json", "PUT /datastore/": form}
+    with running(api) as port:
+        for door, kind in doors.items():
+            status, content = unfinished(port, door, kind)
+            assert (status, json.loads(content)["detail"]) == (
+                408,
+                "nothing of the request came for 0.5 s, and it is not whole: send it again",
+            )
+        assert requests.post(f"http://127.0.0.1:{port}/slow", json={"a": 1}, timeout=60).json() == {"a": 1}
+    places.check()
+
+
+@contextmanager
+def running(api: FastAPI) -> Iterator[int]:
+    """The port of a server in a thread of this process."""
+    server = uvicorn.Server(uvicorn.Config(api, port=0, log_level="warning", lifespan="off"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        limit = time.monotonic() + 60
+        while not server.started:
+            assert time.monotonic() < limit
+            time.sleep(0.02)
+        yield int(server.servers[0].sockets[0].getsockname()[1])
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+def unfinished(port: int, door: str, kind: str) -> tuple[int, bytes]:
+    """Status and content of the answer to a request of which the last byte never comes."""
+    body = b'--x\r\nContent-Disposition: form-data; name="params"\r\n\r\n{}\r\n--x-'
+    length = len(body) + 1
+    head = f"{door} HTTP/1.1\r\nHost: here\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", port), timeout=120) as connection:
+        connection.sendall(head.encode() + body)
+        answer = b""
+        while piece := connection.recv(65536):  # until the server hangs up
+            answer += piece
+    top, _, content = answer.partition(b"\r\n\r\n")
+    return int(top.split()[1]), content
 
 
 def test_an_endpoint_that_waits_cannot_be_moved_by_mistake() -> None:

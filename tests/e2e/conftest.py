@@ -1,5 +1,7 @@
-"""One archive, one server and one browser for all specs; a page of its own for each, with a trace and a picture if it
-fails."""
+"""One browser for all specs, an archive and a server for each file of them, a page for each spec.
+
+Of a spec that fails a trace and a picture are kept.
+"""
 
 from __future__ import annotations
 
@@ -29,6 +31,7 @@ CHROMIUM_ARGUMENTS = [
     # The viewer asks for a font of the internet: what is not on this machine is not there.
     "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",
 ]
+LIMIT_S = 2400  # for one spec, a training included, on a busy machine
 SIZE = ViewportSize(width=1280, height=800)
 REPORTS = Path(__file__).parents[2] / "build" / "e2e"
 CONF = {
@@ -49,6 +52,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.e2e)
+            item.add_marker(pytest.mark.timeout(LIMIT_S))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -64,7 +68,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a DICOMweb server that holds nothing yet."""
     folder = tmp_path_factory.mktemp("archive") / "instances"
@@ -75,27 +79,41 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         folder.mkdir()
         running = DemoArchive(folder, free_port())
     with running as started:
-        figures.append(f"archive: {type(started).__name__}")
+        archive_used = f"archive: {type(started).__name__}"
+        if archive_used not in figures:
+            figures.append(archive_used)
         yield started.url
 
 
 @pytest.fixture(scope="session")
-def cases(archive: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
+def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Case]]:
+    """A series of each layout, as files."""
+    folder = tmp_path_factory.mktemp("series")
+    layouts = enumerate(LAYOUTS.items(), start=100)
+    return folder, {name: write_case(folder / name, name, layout, seed) for seed, (name, layout) in layouts}
+
+
+@pytest.fixture(scope="module")
+def cases(archive: str, written: tuple[Path, dict[str, Case]]) -> dict[str, Case]:
     """A series of each layout, in the archive."""
-    written = {}
-    for seed, (name, layout) in enumerate(LAYOUTS.items(), start=100):
-        folder = tmp_path_factory.mktemp(name)
-        written[name] = write_case(folder, name, layout, seed)
-        store(archive, folder)
-    return written
+    folder, cases = written
+    store(archive, folder)
+    return cases
 
 
-@pytest.fixture(scope="session")
-def server(archive: str, cases: dict[str, Case], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+@pytest.fixture(scope="module")
+def conf() -> dict[str, str]:
+    """What the server is started with."""
+    return CONF
+
+
+@pytest.fixture(scope="module")
+def server(
+    archive: str, cases: dict[str, Case], conf: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
     """The app on the archive, with a training that takes seconds."""
     folder = tmp_path_factory.mktemp("server")
-    conf = {**CONF, "model_folder": str(folder / "model")}
-    with Server(folder, archive, conf) as running:
+    with Server(folder, archive, {**conf, "model_folder": str(folder / "model")}) as running:
         yield running
 
 

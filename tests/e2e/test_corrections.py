@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 from playwright.sync_api import Route, expect
 
-from series import Case
+from archive import store
+from series import Case, Layout, write_case
 from viewer import Viewer
 
 
@@ -119,6 +122,19 @@ def test_a_refusal_is_shown_in_the_servers_words(viewer: Viewer, case: Case) -> 
     viewer.button("Undo click").click()
     assert viewer.run().status == 200
     expect(viewer.status).to_have_text("Done")
+
+
+def test_a_series_that_misses_a_slice_is_refused_with_its_reason(viewer: Viewer, archive: str, tmp_path: Path) -> None:
+    case = write_case(tmp_path, "incomplete", Layout(), 121)
+    missing = next(path for path in tmp_path.rglob("*.dcm") if pydicom.dcmread(path).InstanceNumber == 12)
+    missing.unlink()
+    store(archive, tmp_path)
+    viewer.open(case.study)
+    viewer.choose("lesion")
+    viewer.click_in("axial", 0.5, 0.5)
+    assert viewer.run().status == 422
+    expect(viewer.status).to_contain_text("misses slices: 8 mm lie between")
+    assert not viewer.labelmap()["lesion"].any()
 
 
 def test_a_run_shows_that_it_runs(viewer: Viewer, case: Case) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -22,8 +23,9 @@ from viewer import VOLUME, Viewer
 
 CHECKOUT = Path(__file__).parents[2]
 START_LIMIT_S = 600.0
-# Without a set-up of its own: the environment of these tests is the one that `make setup` made.
+# The clone gets no environment of its own, but this one, which `make setup` made here.
 ENVIRONMENT = Path(sys.prefix)
+LOCKS = ("torch", "packages", "source")  # as requirements/install.sh reads them
 
 
 @pytest.fixture
@@ -55,7 +57,7 @@ def demo(clone: Path, tmp_path: Path) -> Iterator[str]:
         "http_proxy": "http://127.0.0.1:9",  # nothing listens there: whatever the demo would fetch, it does not get
         "https_proxy": "http://127.0.0.1:9",
     }
-    command = ["make", "demo", f"VENV={ENVIRONMENT}", f"PORT={port}"]
+    command = ["make", "demo", f"VENV={ENVIRONMENT}", f"PORT={port}", f"CPU={build_installed(clone)}"]
     log = tmp_path / "demo.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -79,13 +81,27 @@ def demo(clone: Path, tmp_path: Path) -> Iterator[str]:
             process.wait(60)
 
 
+def build_installed(clone: Path) -> str:
+    """Which of PyTorch's builds the environment has, as `make setup` calls it.
+
+    Only where the clone would set up the very same: else it would replace the environment that these tests run in.
+    """
+    stamp = ENVIRONMENT.joinpath(".installed")
+    build, _, locks = (stamp.read_text() if stamp.exists() else "").partition(" ")
+    wanted = b"".join((clone / "requirements" / f"{name}.lock").read_bytes() for name in LOCKS)
+    if not locks.startswith(hashlib.sha256(wanted).hexdigest()):
+        pytest.skip(f"{ENVIRONMENT} is not what `make setup` of the last commit makes: run it first")
+    return build.removeprefix("cpu=")
+
+
 def without_rights() -> list[str]:
-    """What, before a command, takes root's rights away; nothing where there are none to take."""
+    """What, before a command, takes root's rights away; nothing where there are none, or none may be taken."""
     if os.geteuid() != 0:
         return []
-    program = shutil.which("setpriv")
-    assert program, "to run a command without root's rights, Debian's package util-linux is needed"
-    return [program, "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"]
+    command = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"]
+    may_take = shutil.which("setpriv") and subprocess.run([*command, "true"], check=False).returncode == 0
+    figures.append(f"make demo    run by root{', without its rights' if may_take else ', with its rights'}")
+    return command if may_take else []
 
 
 def wait_for_instructions(process: subprocess.Popen[bytes], log: Path) -> None:

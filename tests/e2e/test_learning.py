@@ -16,13 +16,18 @@ from viewer import Viewer
 
 # Set, it names a folder for the pictures of docs/ohif.md.
 PICTURES = os.environ.get("E2E_PICTURES")
-TRAINING_MS = 1_200_000
-# A run gives way to everybody else on the machine, and measures two versions of the model.
-pytestmark = pytest.mark.timeout(2400)
+TRAINING_MS = 1_200_000  # a run gives way to everybody else on the machine, and measures two versions of the model
+
+
+@pytest.fixture(scope="module")
+def conf(conf: dict[str, str]) -> dict[str, str]:
+    """With few patches to a structure, so that a model is measured soon."""
+    return {**conf, "spacing_mm": "2"}
 
 
 def picture(viewer: Viewer, name: str) -> None:
     if PICTURES:
+        viewer.give_room_to_images()
         viewer.page.screenshot(path=Path(PICTURES) / f"{name}.png")
 
 
@@ -33,7 +38,7 @@ def test_the_loop_closes(viewer: Viewer, cases: dict[str, Case], server: Server)
         if number == 0:
             picture(viewer, "1-study-list")
         studies.open(case.patient)
-        names = ("liver", "lesion") if number == 0 else ("lesion",)  # a liver takes long to measure a model on
+        names = ("liver", "lesion") if number == 0 else ("lesion",)
         for name in names:
             viewer.choose(name)
             viewer.click_at(case.lps_mm(case.deepest(name)))

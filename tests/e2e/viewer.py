@@ -20,7 +20,7 @@ from PIL import Image
 from playwright.sync_api import Dialog, FloatRect, Locator, Page, Request, expect
 
 PLANES = ("axial", "sagittal", "coronal")
-PATIENCE_MS = 120_000
+PATIENCE_MS = 300_000  # a browser without a graphics card, on a busy machine
 expect.set_options(timeout=PATIENCE_MS)
 
 VOLUME = "window.cornerstone.cache.getVolumes().find((volume) => volume.loadStatus && volume.loadStatus.loaded)"
@@ -115,6 +115,13 @@ class Viewer:
         self.run_button.wait_for()
 
     # ------------------------------------------------------------------ what is on the page
+
+    def give_room_to_images(self) -> None:
+        """Fold the list of series, and wait until the viewports have grown."""
+        if self.bar.is_visible() and self.page.get_by_text("Studies", exact=True).is_visible():
+            before = self.page.evaluate(BOX, "mpr-axial")["width"]
+            self.page.locator("[data-cy=side-panel-header-left]").click()
+            self.page.wait_for_function(f"(before) => ({BOX})('mpr-axial').width > before + 50", arg=before)
 
     @property
     def bar(self) -> Locator:

@@ -68,6 +68,16 @@ def test_equal_arguments_give_equal_files(tmp_path: Path) -> None:
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
 
 
+@pytest.mark.parametrize("place", [9.999999999999998, -9.999999999999998, 1e-17, -123.4567890123456789, 1 / 3e5])
+def test_any_position_is_written_within_the_length_of_a_decimal_string(place: float, tmp_path: Path) -> None:
+    affine = np.diag([-1.0, -1.0, 1.0, 1.0])
+    affine[:3, 3] = place
+    paths = write_series(tmp_path / "s", noise((4, 3, 2)), affine, INFO)
+    position = pydicom.dcmread(paths[0]).ImagePositionPatient
+    assert max(len(str(each.original_string)) for each in position) <= 16
+    assert np.allclose(np.array(position, float), [-place, -place, place], rtol=1e-8, atol=1e-15)
+
+
 def test_another_patient_gets_other_uids() -> None:
     other = SeriesInfo("P-2", "Müller^Jörg", description="for tests")
     assert other.study_uid != INFO.study_uid

@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage, generate_uid
-from pydicom.valuerep import format_number_as_ds
 
 from lib.errors import GeometryError
 
@@ -142,5 +141,10 @@ def _slice(plane: NDArray[np.uint16], affine: Floats, k: int, number: int, info:
 
 
 def _decimal(value: float) -> str:
-    """A number as DICOM's decimal strings hold it: at most 16 signs, and never minus zero."""
-    return str(format_number_as_ds(float(value) + 0.0))
+    """A number as DICOM's decimal strings hold it: at most 16 signs, and never minus zero.
+
+    pydicom's own function gives 17 signs for a number just below a power of ten.
+    """
+    number = float(value) + 0.0
+    texts = (repr(number), *(f"{number:.{digits}g}" for digits in range(16, 0, -1)))
+    return next(text for text in texts if len(text) <= 16)

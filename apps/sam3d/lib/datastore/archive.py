@@ -20,7 +20,7 @@ from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastor
 from requests import RequestException
 
 from lib.cases import Case
-from lib.datastore.archive_client import ArchiveClient, StoredSeg, describe, is_uid
+from lib.datastore.archive_client import ArchiveClient, StoredSeg, describe, is_uid, sentence_of
 from lib.datastore.history import ARCHIVE, Version, digest
 from lib.datastore.intake import save_nifti, value_names
 from lib.datastore.outbox import ArchiveError, Outbox, Parcel
@@ -83,9 +83,10 @@ class ArchiveDatastore(DICOMWebDatastore, VersionedDatastore):
         return list(self._datastore.objects if listed is None else listed)
 
     def get_image_uri(self, image_id: str) -> str:
-        """The image as a file on the grid that viewers show; HTTPException if the archive's series is no volume."""
+        """The image as a file on the grid that viewers show; HTTPException if the archive's series is no volume, or not
+        to be had."""
         with as_answers():
-            return str(self._image_file(image_id))
+            return str(self._known_image(image_id))
 
     def get_image_info(self, image_id: str) -> dict[str, Any]:
         info: dict[str, Any] = LocalDatastore.get_image_info(self, image_id)
@@ -138,7 +139,7 @@ class ArchiveDatastore(DICOMWebDatastore, VersionedDatastore):
         try:
             return self._image_file(image_id)
         except RequestException as error:
-            sentence = f"the archive does not deliver series {image_id[:64]} ({type(error).__name__}): try again later"
+            sentence = f"the archive does not deliver series {image_id[:64]} ({sentence_of(error)}): try again later"
             raise answer(503, sentence) from error
 
     def _fetch_images(self) -> list[str] | None:

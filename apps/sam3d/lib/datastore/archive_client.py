@@ -25,6 +25,8 @@ logging.getLogger("retrying").setLevel(logging.ERROR)
 
 UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 CONNECT_LIMIT_S, ANSWER_LIMIT_S = 3.0, 30.0
+# In whatever transfer syntax: an archive that cannot decompress its instances could not deliver them otherwise.
+AS_STORED = (("application/dicom", "*"),)
 # The archive has this instance already: an answer to an earlier attempt was lost on the way.
 DUPLICATE = 0x0111
 # What is read of a SEG's header, which is long: it describes every frame, and names its pixels by a URL.
@@ -81,7 +83,7 @@ class ArchiveClient:
         unfinished.mkdir(parents=True)
         try:
             count, patient = 0, str(series.get("PatientID") or "")
-            for instance in self._client.iter_series(study, uid):
+            for instance in self._client.iter_series(study, uid, media_types=AS_STORED):
                 patient = patient or str(instance.get("PatientID") or "")
                 self._refuse_other(instance, study, uid, patient)
                 instance.save_as(unfinished / f"{_checked_uid(instance)}.dcm")
@@ -116,7 +118,7 @@ class ArchiveClient:
         try:
             answer = self._client.store_instances([data])
         except RequestException as error:
-            raise ArchiveError(_sentence(error)) from error
+            raise ArchiveError(sentence_of(error)) from error
         for failed in answer.get("FailedSOPSequence") or ():
             reason = int(failed.get("FailureReason") or 0)
             if reason != DUPLICATE:
@@ -191,7 +193,8 @@ def _when(seg: Dataset) -> str:
     return f"{date}{time}"
 
 
-def _sentence(error: RequestException) -> str:
+def sentence_of(error: RequestException) -> str:
+    """What became of a request, for a user."""
     if error.response is not None:
         return f"the archive answered {error.response.status_code}"
     return f"the archive did not answer ({type(error).__name__})"

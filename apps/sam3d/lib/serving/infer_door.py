@@ -21,6 +21,7 @@ from monailabel.utils.sessions import Sessions
 from lib.infers.failures import answer, as_answers
 from lib.infers.images import find_image
 from lib.infers.turns import stop_if_gone
+from lib.serving.bodies import TimedRoute
 from lib.serving.clients import client_of
 from lib.serving.forms import InferForm, read_form
 from lib.serving.places import Places
@@ -44,7 +45,7 @@ def infer_door(app: InferApp, places: Places, limit_bytes: int, on_answer: Calla
     """The route; the body of a request may have `limit_bytes`. `on_answer` is told of every image of the datastore for
     which a mask was made, and for which client."""
     # Not in the schema: the stock route, which stays behind this one, describes the same contract there.
-    router = APIRouter(include_in_schema=False)
+    router = APIRouter(include_in_schema=False, route_class=TimedRoute)
 
     @router.post("/infer/{model}")
     async def infer(

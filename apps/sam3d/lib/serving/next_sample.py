@@ -13,7 +13,10 @@ from monailabel.config import settings as server_settings
 from monailabel.endpoints.user.auth import RBAC, User
 from monailabel.interfaces.datastore import Datastore
 
+from lib.serving.bodies import TimedRoute
 from lib.serving.clients import client_of
+
+NONE_LEFT = "every case has a label: add studies, or open one by hand to correct its label"
 
 
 class SamplingApp(Protocol):
@@ -26,7 +29,7 @@ class SamplingApp(Protocol):
 
 def next_sample_door(app: SamplingApp) -> APIRouter:
     """The route; an endpoint that is no coroutine is run in a thread."""
-    router = APIRouter(include_in_schema=False)
+    router = APIRouter(include_in_schema=False, route_class=TimedRoute)
 
     @router.post("/activelearning/{strategy}")
     def next_sample(
@@ -38,6 +41,7 @@ def next_sample_door(app: SamplingApp) -> APIRouter:
         asked = {**(params or {}), "strategy": strategy}
         asked["client_id"] = client_of(request, asked.get("client_id"), user)
         sample = app.next_sample(asked)
-        return {**sample, **app.datastore().get_image_info(sample["id"])} if sample else {}
+        # Without an id, as the stock endpoint: clients look for one, and say in their own words that there is none.
+        return {**sample, **app.datastore().get_image_info(sample["id"])} if sample else {"detail": NONE_LEFT}
 
     return router

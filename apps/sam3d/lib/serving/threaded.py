@@ -16,6 +16,8 @@ from fastapi import APIRouter
 from fastapi.routing import APIRoute
 from monailabel.endpoints import batch_infer, datastore, info, scoring, session, train
 
+from lib.serving.bodies import TimedRoute
+
 ROUTERS = (info.router, batch_infer.router, train.router, scoring.router, datastore.router, session.router)
 READING = frozenset({"GET", "HEAD"})
 
@@ -23,8 +25,11 @@ Endpoint = Callable[..., Coroutine[Any, Any, Any]]
 
 
 def threaded_doors() -> APIRouter:
-    """The endpoints of ROUTERS, each in a thread; those that change the datastore one at a time, as ever."""
-    doors, changing = APIRouter(include_in_schema=False), threading.Lock()
+    """The endpoints of ROUTERS, each in a thread; those that change the datastore one at a time, as ever.
+
+    None waits for ever for a body that does not come.
+    """
+    doors, changing = APIRouter(include_in_schema=False, route_class=TimedRoute), threading.Lock()
     for router in ROUTERS:
         for route in router.routes:
             if isinstance(route, APIRoute) and inspect.iscoroutinefunction(route.endpoint):
