@@ -7,7 +7,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lib.network.convolution import Conv3d, conv3d
-from lib.network.layers import InstanceNorm
 from lib.settings import NetworkSettings
 
 
@@ -21,7 +20,8 @@ def _conv(in_channels: int, out_channels: int) -> Conv3d:
 
 
 def _layer(in_channels: int, out_channels: int) -> tuple[nn.Module, ...]:
-    return _conv(in_channels, out_channels), InstanceNorm(), nn.ReLU()
+    # Not the faster InstanceNorm of lib.network.layers, which is too rough for the recorded intermediates.
+    return _conv(in_channels, out_channels), nn.InstanceNorm3d(out_channels), nn.ReLU()
 
 
 class AggregationHeads(nn.Module):
