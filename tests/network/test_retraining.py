@@ -221,7 +221,7 @@ def knowing(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = small_settings(folder)
     store = open_cases(settings, ball_cases(folder / "studies", 6), small_card(sha256="e" * 64), augmented=True)
     network = small_network()
-    plan = FinetuningPlan(epochs=1, steps_per_epoch=120, learning_rate=5e-3, clicks=ClickPlan(rounds=2))
+    plan = FinetuningPlan(epochs=1, steps_per_epoch=40, learning_rate=5e-3, clicks=ClickPlan(rounds=2))
     finetune(network, partial(store.samples, 0), plan, lambda _: None)
     path = folder / "knowing.safetensors"
     save_weights(network, small_card(version="knowing"), path)
