@@ -159,7 +159,7 @@ class ServingSettings:
 class TrainingSettings:
     """How annotated cases become a new version of the weights, and when it may be served."""
 
-    max_epochs: int = 20
+    max_epochs: int = 10
     steps_per_epoch: int = 25
     train_batch_size: int = 2
     # None: 4e-4 as published, and half of that for the tiny variant, whose adapters are all it has.
