@@ -57,6 +57,8 @@ class FinetuningPlan:
     seed: int = 0
     has_bfloat16: bool = False
     is_checkpointed: bool = False
+    # Whether synthetic patches are learned in turn with the annotated ones (lib.rehearsal).
+    has_rehearsal: bool = False
     clicks: ClickPlan = field(default_factory=ClickPlan)
 
     @property

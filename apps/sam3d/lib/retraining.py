@@ -24,13 +24,24 @@ from torch import Tensor
 from lib.cases import Case, CaseStore, TrainingSample
 from lib.distributed import Team, run_together
 from lib.errors import Sam3DError, TrainingError
-from lib.finetuning import FinetuningPlan, finetune, plan_for
-from lib.gate import Decision, Evidence, Limits, Patch, decide, figures, gather_evidence, reference_patches
+from lib.finetuning import FinetuningPlan, Stream, finetune, plan_for
+from lib.gate import (
+    LEAST_REFERENCE,
+    Decision,
+    Evidence,
+    Limits,
+    Patch,
+    decide,
+    figures,
+    gather_evidence,
+    reference_patches,
+)
 from lib.network.deltas import as_stored, put_state, tuned_state
 from lib.network.sam3d import Sam3D
 from lib.network.weights import Card
 from lib.predictor import device_named
 from lib.progress import DONE, FAILED, RUNNING, Progress, ProgressFile, bar
+from lib.rehearsal import rehearsing
 from lib.settings import Settings
 from lib.splits import Split, SplitFile
 from lib.training_loop import Epoch
@@ -142,6 +153,7 @@ class _Retraining:
         self._say(f"{served.name} reaches {before.validation.mean:.3f} on {_number(split.validation, split.training)}")
 
         plan = plan_for(self.settings.training, card.variant, self.device)
+        plan = replace(plan, has_rehearsal=before.reference.mean >= LEAST_REFERENCE)
         self._train(network, split, served, plan)
         put_state(network, as_stored(tuned_state(network), self.settings.training.store_half))
         self.tell(sentence="measuring the new version")
@@ -272,7 +284,9 @@ class _Job:
 def train_member(team: Team, job: _Job, network: Sam3D, on_epoch: Callable[[Epoch], None]) -> None:
     """Fine-tune `network` in place as one of a team."""
     store = open_cases(job.settings, job.cases, job.card, augmented=True)
-    stream = partial(store.samples, job.plan.seed)
+    stream: Stream = partial(store.samples, job.plan.seed)
+    if job.plan.has_rehearsal:
+        stream = rehearsing(stream, job.plan.seed, job.card.network.patch_size)
     handlers = job.handlers(job.logs) if team.is_leader else []
     finetune(network, stream, job.plan, on_epoch, tuple(handlers), team)
 

@@ -20,8 +20,8 @@ class ChannelNorm(nn.LayerNorm):
 
 
 class InstanceNorm(nn.Module):
-    """`torch.nn.InstanceNorm3d` without parameters; as a group norm of one channel a group it is much faster, and rounds
-    more roughly."""
+    """`torch.nn.InstanceNorm3d` without parameters; as a group norm of one channel a group it is much faster, and
+    rounds more roughly."""
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, C, h, w, d) to the same shape."""
