@@ -102,7 +102,7 @@ def is_finite(value: Any) -> bool:
 def test_info_lists_the_trainer_as_both_viewers_read_it(server: Server) -> None:
     info = server.info()
     trainer, stats = info["trainers"]["sam3d"], info["train_stats"]["sam3d"]
-    assert trainer["config"] == {"max_epochs": 20, "rollback": False}
+    assert trainer["config"] == {"max_epochs": 10, "rollback": False}
     assert {"epoch", "total_epochs", "best_metric"} <= stats.keys()
     assert stats["total_epochs"] >= 1
     assert is_finite(stats)
