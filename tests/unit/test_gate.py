@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from lib.gate import Decision, Evidence, Limits, Measured, Patch, Scores, decide, exchanged
@@ -95,8 +96,6 @@ def test_scores_are_told_per_case_label_and_click() -> None:
 
 
 def test_images_are_exchanged_between_cases() -> None:
-    import numpy as np
-
     def patch(value: int, case: str) -> Patch:
         array = np.full((2, 2, 2), value, np.float32)
         return Patch(array, array, "tumor", case)
@@ -108,3 +107,11 @@ def test_images_are_exchanged_between_cases() -> None:
     assert [each.patch.flat[0] for each in exchanged(patches[:2])] == [2, 1]
     alone = Patch(np.arange(8, dtype=np.float32).reshape(2, 2, 2), np.zeros((2, 2, 2), np.float32), "tumor", "a")
     assert exchanged([alone])[0].patch.ravel().tolist() == [7, 6, 5, 4, 3, 2, 1, 0]
+
+
+def test_patches_of_one_case_alone_get_reference_images() -> None:
+    arrays = [np.full((2, 2, 2), value, np.float32) for value in range(5)]
+    alone = [Patch(arrays[n], arrays[4], "lesion", "a") for n in range(2)]
+    reference = [Patch(arrays[n], arrays[4], "reference", f"reference {n}") for n in (2, 3)]
+    assert [each.patch[0, 0, 0] for each in exchanged(alone, reference)] == [2, 3]
+    assert [each.patch[0, 0, 0] for each in exchanged(alone)] == [1, 0]

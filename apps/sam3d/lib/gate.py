@@ -152,7 +152,7 @@ def gather_evidence(
 ) -> Evidence:
     """Measure a version. Where it was never taught what background clicks mean, they are not given to it."""
     return Evidence(
-        *(measure(network, each, has_background_clicks) for each in (patches, reference, exchanged(patches)))
+        *(measure(network, each, has_background_clicks) for each in (patches, reference, exchanged(patches, reference)))
     )
 
 
@@ -178,12 +178,14 @@ def measure(
     return Scores(tuple(found))
 
 
-def exchanged(patches: Sequence[Patch]) -> list[Patch]:
-    """Every target on the image of another patch: of the next one of another case, or of the next one at all."""
+def exchanged(patches: Sequence[Patch], reference: Sequence[Patch] = ()) -> list[Patch]:
+    """Every target on the image of another patch: of the next one of another case, else of a reference patch, else of
+    the next one at all. Patches of one case may show the same lesion, so that exchanging them would change little."""
     mixed = []
     for number, each in enumerate(patches):
         others = [patches[(number + step) % len(patches)] for step in range(1, len(patches))]
-        strangers = [other for other in others if other.case != each.case] or others
+        strangers = [other for other in others if other.case != each.case]
+        strangers = strangers or list(reference[number % len(reference) :] if reference else others)
         # A patch all alone is turned about instead.
         image = strangers[0].patch if strangers else np.ascontiguousarray(np.flip(each.patch, (0, 1, 2)))
         mixed.append(replace(each, patch=image))
