@@ -91,7 +91,7 @@ def pretrain_options(options: argparse.ArgumentParser) -> None:
         "--rounds", type=_count, default=3, metavar="N", help="simulated clicks on a patch, in the mean (3)"
     )
     options.add_argument("--learning-rate", type=float, default=2e-3, metavar="X", help="largest step size (0.002)")
-    options.add_argument("--start", type=Path, metavar="FILE", help="weights of ours to begin with, not random ones")
+    options.add_argument("--checkpoint", type=Path, metavar="FILE", help="weights of ours to begin with, not random ones")
     options.add_argument("--spacing-mm", type=float, default=1.0, metavar="MM", help="to use the weights at (1.0)")
     options.add_argument(
         "--zooms",
@@ -108,14 +108,21 @@ def pretrain_options(options: argparse.ArgumentParser) -> None:
 
 def pretrain(args: argparse.Namespace) -> int:
     """train a network from nothing, or go on where that was interrupted"""
+    import torch
+
     from lib.distributed import torchrun_team
+    from lib.finetuning import has_bfloat16
     from lib.network.weights import Card, load_weights, save_weights
     from lib.pretraining import PretrainingPlan, pretrain
 
     _set_threads(args.threads)
     plan = PretrainingPlan(args.steps, args.batch, args.learning_rate, seed=args.seed)
-    plan = replace(plan, clicks=replace(plan.clicks, rounds=args.rounds))
-    parent = load_weights(args.start) if args.start else None
+    zooms_mm = tuple(args.spacing_mm * zoom for zoom in args.zooms)
+    is_fast = has_bfloat16(torch.device(args.device))
+    plan = replace(
+        plan, clicks=replace(plan.clicks, rounds=args.rounds), zooms_mm=zooms_mm, has_bfloat16=is_fast
+    )
+    parent = load_weights(args.checkpoint) if args.checkpoint else None
     start = parent[0].state_dict() if parent else None
     with torchrun_team(args.device) as team:
         network = pretrain(VARIANTS[args.variant], plan, args.folder, args.device, start, team)

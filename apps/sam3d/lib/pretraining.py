@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -22,6 +23,7 @@ from lib.errors import TrainingError, WeightsError
 from lib.network.build import build_sam3d
 from lib.network.sam3d import Sam3D
 from lib.network.weights import write_atomically
+from lib.phantom_views import phantom_view
 from lib.settings import NetworkSettings
 from lib.synthesis.patches import training_patch, training_rng
 from lib.training import ClickPlan, MovingAverage, dice_of, training_step
@@ -29,8 +31,10 @@ from lib.training_loop import Epoch, Loop, descend, run_loop
 
 logger = logging.getLogger(__name__)
 
-# First elements of seeds, beside those of patches (1), phantoms (2, 3), the gate (4) and cases (5).
-CLICK_STREAM, CHANCE_STREAM = 6, 7
+# First elements of seeds, beside those of patches (1), phantoms (2, 3), the gate (4), cases (5) and rehearsal (8).
+CLICK_STREAM, CHANCE_STREAM, VIEW_STREAM = 6, 7, 9
+# Every so many patches, one is cut out of a whole phantom.
+VIEW_EVERY = 2
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,8 @@ class PretrainingPlan:
     stretch: int = 50
     seed: int = 0
     has_bfloat16: bool = False
+    # How far apart the samples of a patch may lie, finest first, in mm.
+    zooms_mm: tuple[float, ...] = (1.0, 2.0, 4.0)
     clicks: ClickPlan = field(
         default_factory=lambda: ClickPlan(automatic_share=0.05, random_share=0.4, has_varied_rounds=True)
     )
@@ -69,11 +75,17 @@ class SyntheticPatches(IterableDataset[dict[str, Tensor]]):
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         for step in self.steps:
             numbers = self.team.share(step * self.plan.batch_size, self.plan.batch_size)
-            pairs = [training_patch(training_rng(self.plan.seed, number), self.patch_size) for number in numbers]
+            pairs = [self._pair(number) for number in numbers]
             yield {
                 "image": torch.from_numpy(np.stack([patch for patch, _ in pairs]))[:, None],
                 "label": torch.from_numpy(np.stack([target for _, target in pairs]).astype(np.float32))[:, None],
             }
+
+    def _pair(self, number: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        if number % VIEW_EVERY:
+            return training_patch(training_rng(self.plan.seed, number), self.patch_size)
+        rng = np.random.default_rng([VIEW_STREAM, self.plan.seed, number])
+        return phantom_view(rng, self.patch_size, self.plan.zooms_mm)
 
 
 def pretrain(

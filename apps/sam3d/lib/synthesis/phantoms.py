@@ -7,7 +7,7 @@ a training patch.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from lib.synthesis.anatomy import (
 )
 from lib.synthesis.appearance import CT, Look, Palette, Scanner
 from lib.synthesis.body import abdomen
+from lib.synthesis.extremity import extremity, paint_mass
 from lib.synthesis.grid import Floats, Grid
 from lib.synthesis.patches import Mask
 
@@ -36,6 +37,8 @@ PHANTOM_STREAM = 2
 HELD_OUT_STREAM = 3
 
 FAMILIES = ("ct", "mr")
+# Scenes that show a body, or a limb, across its whole width.
+BODIES: Mapping[str, Callable[[Canvas], None]] = {"abdomen": abdomen, "extremity": extremity}
 # Field of view, to the right and to the front, from which a whole body is shown.
 BODY_FROM_MM = 200.0
 MR_UNIT = 250.0
@@ -81,9 +84,9 @@ def make_phantom(
     """A phantom on the native grid asked for; the same arguments give the same bytes.
 
     shape, spacing_mm: along the native axes i, j, k. orientation: those axes' codes, such as `LPS` or `SAR`.
-    rotation: (3, 3), turns patient and grid together about 0 mm, for an oblique affine. scene: `abdomen` or a key of
-    `anatomy.SCENES`; by default an abdomen where the field of view holds one. With one seed, volumes of one size in
-    mm and voxels show the same patient whatever their orientation.
+    rotation: (3, 3), turns patient and grid together about 0 mm, for an oblique affine. scene: a key of
+    `BODIES` or of `anatomy.SCENES`; by default an abdomen where the field of view holds one. With one seed, volumes of
+    one size in mm and voxels show the same patient whatever their orientation.
     Raises GeometryError for an orientation that names no three axes.
     """
     rng = np.random.default_rng([PHANTOM_STREAM, seed])
@@ -139,8 +142,8 @@ def _paint(
     canvas = Canvas(grid.refined(factors), palette, rng, warp_mm=float(rng.uniform(0.5, 2.0)))
     extent = grid.high_mm - grid.low_mm
     name = scene or ("abdomen" if min(extent[:2]) >= BODY_FROM_MM else "viscera")
-    (abdomen if name == "abdomen" else SCENES[name])(canvas)
-    lesion = _paint_lesions(canvas)
+    (BODIES.get(name) or SCENES[name])(canvas)
+    lesion = paint_mass(canvas) if name == "extremity" else _paint_lesions(canvas)
     blur = tuple(float(0.7 / max(1.0, step)) for step in grid.spacing_mm)
     scanner = Scanner(
         blur=(blur[0], blur[1], blur[2]),
@@ -226,6 +229,20 @@ def _contrast(rng: np.random.Generator, host: float, family: str) -> float:
     if rng.random() < 0.4 or (family == "ct" and host < -0.15):
         return size
     return -min(size, host + 0.5) if family == "ct" else -size
+
+
+def practice_phantom(rng: np.random.Generator) -> tuple[Phantom, str]:
+    """A phantom of any scene, family, spacing and orientation to train on, and its family; the caller's generator must
+    be of a stream that makes no held-out case."""
+    family = "mr" if rng.random() < 0.45 else "ct"
+    scene = str(rng.choice(["abdomen", "extremity", *sorted(SCENES)], p=[0.25, 0.25, *[0.5 / len(SCENES)] * len(SCENES)]))
+    in_plane = float(rng.uniform(1.5, 2.2) if scene == "abdomen" else rng.uniform(0.7, 1.5))
+    side = 160 if scene == "abdomen" else int(rng.integers(80, 145))
+    slice_mm = float(rng.uniform(1.0, 6.0))
+    slices = int(np.clip(rng.uniform(80, 160) / slice_mm, 16, 100))
+    orientation = str(rng.choice(["RAS", "LPS", "LAS", "RPI"]))
+    shape, spacing_mm = (side, side, slices), (in_plane, in_plane, slice_mm)
+    return _make(rng, shape, spacing_mm, orientation, family, None, scene), family
 
 
 # --------------------------------------------------------------- held-out cases
