@@ -238,3 +238,16 @@ def test_contact_sheet_is_a_small_picture(tmp_path):
     contact_sheet(path, seed=1, rows=2, columns=3)
     with Image.open(path) as picture:
         assert picture.size == (3 * 67, 2 * 67)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_mass_lies_in_the_muscle_of_its_limb(seed):
+    phantom = make_phantom(seed, (96, 96, 40), (1.4, 1.4, 4.0), scene="extremity")
+    mass, raw = phantom.label_map == 1, phantom.array
+    is_air = raw < -500
+    assert is_air.any() and not is_air[48, 48].all()  # the limb's middle is that of the volume
+    assert mass.sum() > 200
+    # Slices and blur mix a mass with what lies beside it at its border, never deep inside.
+    assert (is_air & ndimage.binary_erosion(mass, iterations=2)).sum() == 0
+    assert {"muscle", "bone"} <= set(phantom.names)
+    assert not (mass & phantom.structure("bone")).any()
