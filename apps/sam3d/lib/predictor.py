@@ -31,6 +31,7 @@ from lib.preprocess import chosen_intensity, sample_patch
 from lib.prompts import ClickRequest, Prompt
 from lib.settings import Intensity, Settings
 from lib.volumes import Volume
+from lib.zooms import most_agreed
 
 Floats = NDArray[np.float32]
 Labels = NDArray[np.int64]
@@ -154,7 +155,7 @@ class Predictor:
         seeds: list[PatchGrid] = []
         for click in prompt.foreground:
             if opens_patch(click, seeds):
-                seeds.append(self._fitting(volume, prompt, click, report))
+                seeds.append(self._fitting(volume, click, report))
         opened: list[PatchGrid] = []
         parts: list[tuple[PatchGrid, Floats]] = []
         is_whole = True
@@ -170,15 +171,21 @@ class Predictor:
         with report.timed("paste"):
             return blend(parts, volume)
 
-    def _fitting(self, volume: Volume, prompt: Prompt, click: NDArray[np.int64], report: Report) -> PatchGrid:
-        """The patch around a click at the finest of the weights' zooms at which the object ends inside it; the coarsest
-        where it ends in none."""
+    def _fitting(self, volume: Volume, click: NDArray[np.int64], report: Report) -> PatchGrid:
+        """The patch around a click at the zoom that suits the object there: the one whose answer others agree with; of
+        several such, the finest that the object ends in, or the coarsest. Corrections do not change it, for they would
+        change the mask everywhere."""
         size = self._network.settings.patch_size
         grids = [PatchGrid.around(volume.affine, click, size, self.card.spacing_mm * zoom) for zoom in self.card.zooms]
-        for grid in grids[:-1]:
-            if not reaches_border(grid, self._answer(volume, grid, prompt, NO_POINTS, report), volume):
-                return grid
-        return grids[-1]
+        if len(grids) == 1:
+            return grids[0]
+        alone = Prompt(click[None], np.ones(1, np.int64))
+        margins = [self._answer(volume, grid, alone, NO_POINTS, report) for grid in grids]
+        agreed = most_agreed(margins, self.card.zooms)
+        for number in agreed[:-1]:
+            if not reaches_border(grids[number], margins[number], volume):
+                return grids[number]
+        return grids[agreed[-1]]
 
     def _follow(
         self, volume: Volume, prompt: Prompt, seed: PatchGrid, opened: list[PatchGrid], report: Report
