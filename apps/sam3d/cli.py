@@ -91,7 +91,9 @@ def pretrain_options(options: argparse.ArgumentParser) -> None:
         "--rounds", type=_count, default=3, metavar="N", help="simulated clicks on a patch, in the mean (3)"
     )
     options.add_argument("--learning-rate", type=float, default=2e-3, metavar="X", help="largest step size (0.002)")
-    options.add_argument("--checkpoint", type=Path, metavar="FILE", help="weights of ours to begin with, not random ones")
+    options.add_argument(
+        "--checkpoint", type=Path, metavar="FILE", help="weights of ours to begin with, not random ones"
+    )
     options.add_argument("--spacing-mm", type=float, default=1.0, metavar="MM", help="to use the weights at (1.0)")
     options.add_argument(
         "--zooms",
@@ -119,9 +121,7 @@ def pretrain(args: argparse.Namespace) -> int:
     plan = PretrainingPlan(args.steps, args.batch, args.learning_rate, seed=args.seed)
     zooms_mm = tuple(args.spacing_mm * zoom for zoom in args.zooms)
     is_fast = has_bfloat16(torch.device(args.device))
-    plan = replace(
-        plan, clicks=replace(plan.clicks, rounds=args.rounds), zooms_mm=zooms_mm, has_bfloat16=is_fast
-    )
+    plan = replace(plan, clicks=replace(plan.clicks, rounds=args.rounds), zooms_mm=zooms_mm, has_bfloat16=is_fast)
     parent = load_weights(args.checkpoint) if args.checkpoint else None
     start = parent[0].state_dict() if parent else None
     with torchrun_team(args.device) as team:

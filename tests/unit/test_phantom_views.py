@@ -52,14 +52,16 @@ def test_a_small_object_is_seen_near_and_a_large_one_from_farther_away(monkeypat
 
 def test_one_seed_gives_one_view_and_other_seeds_others():
     first, again, other = (phantom_view(rng_of(seed), 32, ZOOMS_MM) for seed in (5, 5, 6))
-    assert np.array_equal(first[0], again[0]) and np.array_equal(first[1], again[1])
+    assert np.array_equal(first[0], again[0])
+    assert np.array_equal(first[1], again[1])
     assert not np.array_equal(first[0], other[0])
 
 
 def test_every_view_shows_enough_of_its_target_and_something_else():
     for number in range(30):
         patch, target = phantom_view(rng_of(7, number), 32, ZOOMS_MM)
-        assert patch.dtype == np.float32 and np.isfinite(patch).all()
+        assert patch.dtype == np.float32
+        assert np.isfinite(patch).all()
         assert target.sum() >= phantom_views.FEWEST_SHOWN
         assert np.ptp(patch) > 0.1
 

@@ -235,7 +235,8 @@ def practice_phantom(rng: np.random.Generator) -> tuple[Phantom, str]:
     """A phantom of any scene, family, spacing and orientation to train on, and its family; the caller's generator must
     be of a stream that makes no held-out case."""
     family = "mr" if rng.random() < 0.45 else "ct"
-    scene = str(rng.choice(["abdomen", "extremity", *sorted(SCENES)], p=[0.25, 0.25, *[0.5 / len(SCENES)] * len(SCENES)]))
+    # A quarter abdomens, a quarter limbs, half all else.
+    scene = str(rng.choice([*BODIES, *sorted(SCENES)], p=[0.25, 0.25, *[0.5 / len(SCENES)] * len(SCENES)]))
     in_plane = float(rng.uniform(1.5, 2.2) if scene == "abdomen" else rng.uniform(0.7, 1.5))
     side = 160 if scene == "abdomen" else int(rng.integers(80, 145))
     slice_mm = float(rng.uniform(1.0, 6.0))
