@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
+from lib.contact_sheet import contact_sheet
 from lib.errors import GeometryError
 from lib.settings import PRESETS
-from lib.synthesis.contact_sheet import contact_sheet
 from lib.synthesis.grid import Grid, apply_axes, gaussian_matrix, slices_matrices, smooth_field
 from lib.synthesis.patches import training_patch, training_rng
 from lib.synthesis.phantoms import held_out_cases, make_phantom, suggested_click, write_studies

@@ -1,6 +1,8 @@
 """A picture of many training patches, to see at a glance what the network is taught with.
 
-`python -m lib.synthesis.contact_sheet docs/images/synthesis.png` from a checkout with apps/sam3d on the path.
+Rows of scenes made in voxels and rows of views of whole phantoms take turns.
+
+`python -m lib.contact_sheet docs/images/synthesis.png` from a checkout with apps/sam3d on the path.
 """
 
 from __future__ import annotations
@@ -13,9 +15,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
+from lib.phantom_views import phantom_view
 from lib.synthesis.patches import Mask, training_patch, training_rng
 
 OUTLINE = (255, 176, 0)
+ZOOMS_MM = (1.0, 2.0, 4.0)
 
 
 def contact_sheet(path: Path, seed: int = 0, rows: int = 7, columns: int = 12, size: int = 64) -> None:
@@ -24,7 +28,9 @@ def contact_sheet(path: Path, seed: int = 0, rows: int = 7, columns: int = 12, s
     sheet = np.zeros((rows * (size + gap), columns * (size + gap), 3), np.uint8)
     for index in range(rows * columns):
         row, column = (part * (size + gap) for part in divmod(index, columns))
-        sheet[row : row + size, column : column + size] = _tile(*training_patch(rng, size))
+        is_view = index // columns % 2
+        patch, target = phantom_view(rng, size, ZOOMS_MM) if is_view else training_patch(rng, size)
+        sheet[row : row + size, column : column + size] = _tile(patch, target)
     picture = Image.fromarray(sheet).quantize(96)
     picture.save(path, optimize=True)
 
