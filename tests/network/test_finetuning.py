@@ -122,7 +122,7 @@ def test_the_plan_of_the_settings() -> None:
     plan = plan_for(TrainingSettings(max_epochs=3, steps_per_epoch=25), "vit_b", torch.device("cpu"))
     assert (plan.steps, plan.learning_rate, plan.is_checkpointed) == (75, 4e-4, True)
     tiny = plan_for(TrainingSettings(learning_rate=None), "tiny", torch.device("cpu"))
-    assert (tiny.learning_rate, tiny.is_checkpointed) == (2e-4, False)
+    assert (tiny.learning_rate, tiny.is_checkpointed) == (5e-4, False)
     assert plan_for(TrainingSettings(learning_rate=1e-5), "tiny", torch.device("cpu")).learning_rate == 1e-5
 
 

@@ -27,7 +27,7 @@ from lib.training_loop import Epoch, Loop, descend, run_loop
 
 # Of what the largest step size is at the end, as published.
 FINAL_SHARE = 0.01
-LEARNING_RATES = {"tiny": 2e-4}
+LEARNING_RATES = {"tiny": 5e-4}
 PUBLISHED_LEARNING_RATE = 4e-4
 
 
