@@ -198,7 +198,7 @@ def update(args: argparse.Namespace) -> int:
         raise SettingsError(f"there is no folder {args.studies}: name the one that the server was started with")
     datastore = open_datastore(args.studies, settings.labels, lambda: "")
     if datastore is None:
-        raise SettingsError(f"only MONAI Label's server knows how to log in to {args.studies}: start the training there")
+        raise SettingsError(f"only MONAI Label's server knows the way to {args.studies}: start the training there")
     result = retrain(settings, annotated_cases(datastore), tracking_handlers)
     print(result.sentence)
     return 0 if result.is_published else 1

@@ -59,7 +59,7 @@ class Sam3DTrainer(TrainTask):
         stats: dict[str, Any] = {
             "epoch": progress.epoch,
             "total_epochs": progress.epochs,
-            "best_metric": float(progress.scores.get(served, 0.0)),
+            "best_metric": progress.score_of(served, self._model.parent),
             "served": served,
             "state": progress.state,
             "message": progress.sentence,
