@@ -4,8 +4,8 @@
     python benchmarks/adaptation.py --data DIR --train 8               # the first 8 of a folder; all others unseen
     python benchmarks/adaptation.py --labels shuffled                  # or inverted, empty: nothing may be published
 
-Prints one line of JSON: Dice at 1, 3 and 5 clicks per unseen case before and after, the gate's sentence, the time that
-training took, and what the clicking client met. Every case has one target: all that is labelled.
+Prints one line of JSON: Dice at 1, 3 and 5 clicks per unseen case before and after, the gate's sentence, time and
+processor time of the training, and what the clicking client met. Every case has one target: all that is labelled.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def measure(args: argparse.Namespace, folder: Path) -> None:
         start = time.perf_counter()
         with client.clicking(unseen[0], args.every) as clicked:
             ended = client.train()
-        seconds = time.perf_counter() - start
+        seconds, cpu_seconds = time.perf_counter() - start, client.cpu_s_of_children()
         after = {case.name: client.dices(case) for case in unseen}
         info = client.get("/info/")
     if args.picture:
@@ -80,6 +80,7 @@ def measure(args: argparse.Namespace, folder: Path) -> None:
         served=stats["served"],
         best_metric=stats["best_metric"],
         training_s=round(seconds, 1),
+        training_cpu_s=round(cpu_seconds, 1),
         clicks_while_training=len(clicked.seconds),
         click_errors=clicked.errors,
         slowest_click_s=max(clicked.seconds, default=0.0),

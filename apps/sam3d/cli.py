@@ -9,12 +9,12 @@ import argparse
 import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 from lib.errors import Sam3DError, SettingsError
 from lib.fetch import SAM_WEIGHTS, fetch, sha256_of
-from lib.settings import CONF_KEYS, PRESETS, VARIANTS, Settings
+from lib.settings import CONF_KEYS, PRESETS, VARIANTS, Settings, TrainingSettings
 
 APP = Path(__file__).resolve().parent
 FILLER = APP.parents[1] / "tests" / "golden" / "fill.py"
@@ -180,6 +180,30 @@ def convert_weights(args: argparse.Namespace) -> int:
     return 0
 
 
+def update_options(options: argparse.ArgumentParser) -> None:
+    options.add_argument("--studies", required=True, metavar="DIR", help="the server's --studies: a folder, or a URL")
+    _add_settings(options, "labels", "model_folder", "variant", "checkpoint", "sam_checkpoint", "preset", "spacing_mm")
+    _add_settings(options, "device", *(field.name for field in fields(TrainingSettings)))
+
+
+def update(args: argparse.Namespace) -> int:
+    """fine-tune on submitted labels, as Update Model does; exit with 1 if nothing better came of it"""
+    from lib.datastore.opening import open_datastore
+    from lib.retraining import retrain
+    from lib.trainers.annotated import annotated_cases
+    from lib.trainers.tracking import tracking_handlers
+
+    settings = _settings(args)
+    if "://" not in args.studies and not Path(args.studies).is_dir():
+        raise SettingsError(f"there is no folder {args.studies}: name the one that the server was started with")
+    datastore = open_datastore(args.studies, settings.labels, lambda: "")
+    if datastore is None:
+        raise SettingsError(f"only MONAI Label's server knows the way to {args.studies}: start the training there")
+    result = retrain(settings, annotated_cases(datastore), tracking_handlers)
+    print(result.sentence)
+    return 0 if result.is_published else 1
+
+
 def rollback_options(options: argparse.ArgumentParser) -> None:
     _add_settings(options, "model_folder", "variant", "checkpoint")
 
@@ -225,6 +249,7 @@ COMMANDS: Mapping[str, tuple[Options, Command]] = {
     "pretrain": (pretrain_options, pretrain),
     "fetch-sam": (fetch_sam_options, fetch_sam),
     "convert-weights": (convert_weights_options, convert_weights),
+    "update": (update_options, update),
     "rollback": (rollback_options, rollback),
     "demo": (demo_options, demo),
     "dicomweb": (dicomweb_options, dicomweb),

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import requests
 from numpy.typing import NDArray
 from requests_toolbelt.multipart.decoder import MultipartDecoder
@@ -105,6 +106,11 @@ class Client:
             state: dict[str, Any] = self.get("/train/") or {}
             if state.get("status") not in ("SUBMITTED", "RUNNING"):
                 return state
+
+    def cpu_s_of_children(self) -> float:
+        """Processor seconds of the server's sub-processes that have ended, training runs above all."""
+        times = psutil.Process(self.process.pid).cpu_times()
+        return float(times.children_user + times.children_system)
 
     @contextmanager
     def clicking(self, case: AnnotatedCase, every_s: float) -> Iterator[Clicked]:

@@ -19,7 +19,10 @@ from lib.errors import SettingsError
 from lib.golden import load_filler
 from lib.network.build import build_sam3d
 from lib.network.weights import Card, load_weights, published_name, save_weights
+from lib.progress import ProgressFile
 from lib.settings import PRESETS, VARIANTS
+from lib.versions import open_served
+from network.small_runs import ball_cases, small_settings
 
 CLI = Path(__file__).parents[2] / "apps" / "sam3d" / "cli.py"
 SHARED_GOLDEN = Path(__file__).parents[2].parent / "shared" / "parity" / "golden"
@@ -51,8 +54,9 @@ def weights(tmp_path_factory) -> Path:
 def test_help_names_every_command(tmp_path):
     done = run(tmp_path, "--help")
     assert done.returncode == 0
-    for name in ("parity", "evaluate", "pretrain", "fetch-sam", "convert-weights", "rollback", "demo", "dicomweb"):
+    for name in ("parity", "evaluate", "pretrain", "fetch-sam", "convert-weights", "update", "rollback", "demo"):
         assert name in done.stdout
+    assert "dicomweb" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -80,6 +84,8 @@ def test_unknown_arguments_are_refused(tmp_path, arguments, sentence):
         (["evaluate", "--data", ".", "--out", "o", "--spacing-mm", "ten"], "spacing_mm is 'ten'"),
         (["convert-weights", "none.pth", "--out", "x.safetensors", "--preset", "colon"], "there is no file none.pth"),
         (["parity", "."], "holds no golden case"),
+        (["update", "--studies", "gone"], "there is no folder gone: name the one that the server was started with"),
+        (["update", "--studies", ".", "--max-epochs", "0"], "max_epochs is '0': it must be a whole number from 1"),
         (["rollback", "--model-folder", "model"], "the base weights are served: there is no version to roll back"),
     ],
 )
@@ -212,3 +218,22 @@ def test_published_weights_are_converted_with_their_preset(tmp_path):
     assert len(card.parent_sha256) == 64
     for name, tensor in network.state_dict().items():
         assert torch.equal(converted.state_dict()[name], tensor)
+
+
+@pytest.mark.slow
+def test_labels_of_a_studies_folder_are_learned(tmp_path):
+    settings = small_settings(tmp_path)
+    final = tmp_path / "studies" / "labels" / "final"
+    final.mkdir(parents=True)
+    for case in ball_cases(tmp_path / "studies", 2):
+        case.label.rename(final / case.image.name)
+    options = ["--checkpoint", settings.checkpoint, "--model-folder", settings.model_folder, "--labels", "lesion"]
+    options += ["--device", "cpu", "--max-epochs", "1", "--steps-per-epoch", "2", "--click-rounds", "1"]
+    done = run(tmp_path, "update", "--studies", "studies", *options, "--publish-margin", "1")
+    assert done.returncode == 1, done.stderr
+    assert done.stdout.startswith("v1 not published: mean Dice over clicks 1 to 5 ")
+    assert "the gain is not the 1 asked for" in done.stdout
+    assert "epoch   1 of 1 [####################]" in done.stderr
+    served = open_served(settings)
+    assert (served.name, list(served.store.candidates())) == ("base", ["v1"])
+    assert ProgressFile(settings.model_folder).read().sentence == done.stdout.strip()

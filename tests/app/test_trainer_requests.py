@@ -9,11 +9,12 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
+import torch
 from monailabel.datastore.local import LocalDatastore
 
 from lib.errors import SettingsError
 from lib.trainers.annotated import annotated_cases, value_names
-from lib.trainers.sam3d import chosen_options
+from lib.trainers.sam3d import NICENESS, chosen_options, make_room_for_clicks
 
 
 @pytest.mark.parametrize(
@@ -82,3 +83,16 @@ def test_annotated_images_are_cases(tmp_path: Path) -> None:
     ]
     assert all(case.label == tmp_path / "labels" / "final" / f"{case.id}.nii.gz" for case in cases)
     assert all(case.label.is_file() for case in cases)
+
+
+@pytest.mark.parametrize(("threads", "left"), [(4, 3), (2, 1), (1, 1)])
+def test_training_leaves_a_core_to_clicks(threads: int, left: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, nicer = torch.get_num_threads(), []
+    monkeypatch.setattr("lib.trainers.sam3d.os.nice", nicer.append)
+    torch.set_num_threads(threads)
+    try:
+        make_room_for_clicks()
+        assert torch.get_num_threads() == left
+    finally:
+        torch.set_num_threads(before)
+    assert nicer == [NICENESS]

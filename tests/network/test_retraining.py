@@ -15,7 +15,7 @@ import torch
 from lib import finetuning
 from lib.errors import TrainingError
 from lib.finetuning import FinetuningPlan, finetune
-from lib.gate import Decision
+from lib.gate import Decision, Evidence
 from lib.network.deltas import tuned_state
 from lib.network.weights import save_weights
 from lib.progress import DONE, FAILED, ProgressFile
@@ -143,6 +143,44 @@ def test_validation_patches_are_the_same_ones_and_of_every_label(tmp_path: Path)
         assert one.target.any()
 
 
+def test_a_label_that_no_case_kept_aside_has_is_measured_where_it_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, cases = small_settings(tmp_path, labels="lesion,organ"), ball_cases(tmp_path / "studies", 5)
+    kept_aside = SplitFile(tmp_path / "splits.json").assign([case.id for case in cases]).validation
+    for number, case in enumerate(cases):
+        if case.id not in kept_aside:
+            write_case(tmp_path / "studies", case.id, ball((10, 10, 10)), 2 * ball((10, 10, 10)), seed=number)
+    measured: list[Evidence] = []
+
+    def decide(before: Evidence, after: Evidence, *_: object, **__: object) -> Decision:
+        measured.extend([before, after])
+        return Decision(True, "decided by the test")
+
+    monkeypatch.setattr("lib.retraining.decide", decide)
+    result = retrain(settings, cases)
+    assert list(result.validation) == kept_aside
+    sides = {(p.label, p.case in kept_aside) for each in measured for p in each.validation.patches}
+    assert sides == {("lesion", True), ("organ", False)}
+    assert result.notes == ("no case kept aside has organ, which is measured on cases that are trained on",)
+
+
+def test_scores_of_other_weights_are_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish_all(monkeypatch)
+    cases = ball_cases(tmp_path / "studies", 2)
+    first, second = small_settings(tmp_path), small_settings(tmp_path, seed=1)
+    retrain(first, cases)
+    parent = open_served(first).base.sha256
+    assert ProgressFile(first.model_folder).read().score_of("v1", parent) > 0
+    with pytest.raises(TrainingError):
+        retrain(second, [])
+    publish_all(monkeypatch, is_better=False)
+    result = retrain(second, cases)
+    progress = ProgressFile(second.model_folder).read()
+    assert progress.score_of("base", parent) == 0
+    assert progress.score_of("base", open_served(second).base.sha256) == pytest.approx(result.score_before, abs=1e-4)
+
+
 def out_of_memory_once(monkeypatch: pytest.MonkeyPatch, error: Exception, times: int = 1) -> list[bool]:
     """Make the first steps run out of memory; returns, as it grows, whether blocks were checkpointed at each step."""
     seen: list[bool] = []
@@ -180,7 +218,7 @@ def test_a_run_that_is_out_of_memory_begins_again_with_less(
 def test_a_run_that_is_out_of_memory_twice_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out_of_memory_once(monkeypatch, torch.OutOfMemoryError("CUDA out of memory"), times=2)
     settings = small_settings(tmp_path)
-    with pytest.raises(TrainingError, match="memory ran out, twice: use a smaller variant"):
+    with pytest.raises(TrainingError, match="memory ran out, and no smaller run is left to try: use a smaller"):
         retrain(settings, ball_cases(tmp_path / "studies", 2))
     assert open_served(settings).name == BASE
 

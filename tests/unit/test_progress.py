@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lib.errors import TrainingError
-from lib.progress import FILE, RUNNING, STOPPED, Progress, ProgressFile, bar
+from lib.progress import FILE, KEEPING, RUNNING, STOPPED, Progress, ProgressFile, bar
 
 
 def test_progress_comes_back_as_it_was_told(tmp_path: Path) -> None:
@@ -28,6 +28,27 @@ def test_a_run_that_was_killed_says_so(tmp_path: Path) -> None:
     found = file.read()
     assert (found.state, found.sentence) == (STOPPED, "stopped in epoch 4 of 20; nothing was changed")
     assert (found.epoch, found.scores) == (3, {"v1": 0.7})
+
+
+@pytest.mark.parametrize(
+    ("sentence", "said"),
+    [
+        (KEEPING, "stopped while writing down the new version: the version before is served or, whole, the new one"),
+        ("measuring", "stopped after epoch 20, while measuring; nothing was changed"),
+    ],
+)
+def test_a_run_that_was_killed_at_its_end_does_not_say_too_much(tmp_path: Path, sentence: str, said: str) -> None:
+    file = ProgressFile(tmp_path)
+    with file.locked():
+        file.write(Progress(RUNNING, sentence, 20, 20))
+    assert file.read().sentence == said
+
+
+def test_scores_are_those_of_one_set_of_weights() -> None:
+    progress = Progress(scores={"base": 0.6}, parent="a")
+    assert progress.score_of("base", "a") == 0.6
+    assert progress.score_of("base", "b") == 0.0
+    assert progress.score_of("v1", "a") == 0.0
 
 
 def test_only_one_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,7 @@ from lib.training_loop import Epoch, Loop, descend, run_loop
 
 # Of what the largest step size is at the end, as published.
 FINAL_SHARE = 0.01
-LEARNING_RATES = {"tiny": 2e-4}
+LEARNING_RATES = {"tiny": 5e-4}
 PUBLISHED_LEARNING_RATE = 4e-4
 
 
@@ -74,12 +74,11 @@ class FinetuningPlan:
 
     def smaller(self) -> tuple[FinetuningPlan, str] | None:
         """A plan that needs less memory and how, or None. What memory grows with is what backward keeps of one patch:
-        neither the batch nor the rounds of clicks (lib.training.backward_step)."""
+        neither the batch nor the rounds of clicks (lib.training.backward_step), so halving those would not help."""
         if not self.is_checkpointed:
             return replace(self, is_checkpointed=True), "keeping only the inputs of the blocks and computing them twice"
-        if self.clicks.rounds > 1 or self.batch_size > 1:
-            clicks = replace(self.clicks, rounds=max(1, self.clicks.rounds // 2))
-            return replace(self, batch_size=max(1, self.batch_size // 2), clicks=clicks), "half the batch and clicks"
+        if not self.has_bfloat16:
+            return replace(self, has_bfloat16=True), "with numbers of half the size"
         return None
 
 

@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from lib.network.weights import write_atomically
 RUNNING, DONE, FAILED, STOPPED = "running", "done", "failed", "stopped"
 # Whoever asks whether a run goes on holds the lock for a moment.
 ATTEMPTS, PAUSE_S = 10, 0.1
+# What a run says while it writes down a version: only then is there something to change.
+KEEPING = "writing down the new version"
 FILE, LOCK = "training.json", ".training.lock"
 
 
@@ -32,8 +34,13 @@ class Progress:
     loss: float | None = None
     dice: float | None = None
     seconds: float = 0.0
-    # Mean Dice over clicks 1 to 5 of the versions measured so far, by name.
+    # Mean Dice over clicks 1 to 5 of the versions measured so far, by name, and the weights that they are versions of.
     scores: Mapping[str, float] = field(default_factory=dict)
+    parent: str = ""
+
+    def score_of(self, name: str, parent: str) -> float:
+        """What a version of the weights `parent` reached when it was last measured; 0 where it never was."""
+        return float(self.scores.get(name, 0.0)) if parent == self.parent else 0.0
 
 
 class ProgressFile:
@@ -56,8 +63,7 @@ class ProgressFile:
         except (OSError, ValueError, TypeError):
             return Progress()
         if progress.state == RUNNING and not self.is_running():
-            ended = f"stopped in epoch {progress.epoch + 1} of {progress.epochs}; nothing was changed"
-            return Progress(**{**asdict(progress), "state": STOPPED, "sentence": ended})
+            return replace(progress, state=STOPPED, sentence=_how_it_stopped(progress))
         return progress
 
     def is_running(self) -> bool:
@@ -85,6 +91,15 @@ class ProgressFile:
                         raise TrainingError("a training run is going on: wait for its end, or stop it first") from None
                     time.sleep(PAUSE_S)
             yield
+
+
+def _how_it_stopped(progress: Progress) -> str:
+    """How far a run had come that was killed."""
+    if progress.sentence == KEEPING:
+        return f"stopped while {KEEPING}: the version before is served or, whole, the new one"
+    if progress.epoch == progress.epochs:
+        return f"stopped after epoch {progress.epoch}, while {progress.sentence}; nothing was changed"
+    return f"stopped in epoch {progress.epoch + 1} of {progress.epochs}; nothing was changed"
 
 
 def bar(epoch: int, epochs: int, width: int = 20) -> str:

@@ -11,7 +11,7 @@ import gc
 import logging
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -40,7 +40,7 @@ from lib.network.deltas import as_stored, put_state, tuned_state
 from lib.network.sam3d import Sam3D
 from lib.network.weights import Card
 from lib.predictor import device_named
-from lib.progress import DONE, FAILED, RUNNING, Progress, ProgressFile, bar
+from lib.progress import DONE, FAILED, KEEPING, RUNNING, Progress, ProgressFile, bar
 from lib.rehearsal import rehearsing
 from lib.settings import Settings
 from lib.splits import Split, SplitFile
@@ -101,18 +101,18 @@ def retrain(
     file = ProgressFile(settings.model_folder)
     with file.locked():
         remove_temporaries(settings.model_folder)
-        run = _Retraining(
-            settings, list(cases), handlers, file, Progress(RUNNING, "getting ready", scores=file.read().scores)
-        )
+        known = file.read()
+        progress = Progress(RUNNING, "getting ready", scores=known.scores, parent=known.parent)
+        run = _Retraining(settings, list(cases), handlers, file, progress)
         try:
             run.tell(epochs=settings.training.max_epochs)
             return run.go(on_decision)
         except (Sam3DError, OSError, MemoryError, RuntimeError) as error:
-            known = _as_known(error)
-            run.tell_if_possible(state=FAILED, sentence=f"failed, nothing was changed: {known or error}")
-            if known is None:
+            foreseen = _as_known(error)
+            run.tell_if_possible(state=FAILED, sentence=f"failed, nothing was changed: {foreseen or error}")
+            if foreseen is None:
                 raise
-            raise known from error
+            raise foreseen from error
 
 
 class _Retraining:
@@ -143,9 +143,11 @@ class _Retraining:
         served = open_served(self.settings)
         for name in served.store.clean_leftovers():
             logger.info("removed %s, left by a run that was killed", name)
+        if self.progress.parent != served.base.sha256:
+            self.tell(parent=served.base.sha256, scores={})
         network, card = served.network.to(self.device), served.card
         split, skipped, seen = self._split(card)
-        patches = validation_patches(self._store(split.validation or split.training, card, augmented=False))
+        patches = self._patches(split, card)
         reference = reference_patches(card.network.patch_size)
         self.tell(sentence=f"measuring {served.name}")
         before = gather_evidence(network, patches, reference, card.has_background_clicks)
@@ -162,6 +164,7 @@ class _Retraining:
         limits = Limits(training.publish_margin, training.max_label_drop, training.trust_labels)
         decision = decide(before, after, limits, is_thin=split.is_thin)
         on_decision(decision)
+        self.tell(sentence=KEEPING)
         name = self._keep(served, network, decision, before, after)
         self._score(name, after)
         sentence = f"{name} {decision.sentence}"
@@ -200,6 +203,20 @@ class _Retraining:
                 f"all {len(split.validation)} usable cases are kept aside to validate on: annotate at least one more"
             )
         return split, skipped, notes
+
+    def _patches(self, split: Split, card: Card) -> list[Patch]:
+        """What versions are measured on: every label of the cases kept aside. A label that none of them has would be
+        anybody's to ruin, so it is measured where it is trained, and that is said."""
+        if split.is_thin:
+            return validation_patches(self._store(split.training, card, augmented=False))
+        patches = validation_patches(self._store(split.validation, card, augmented=False))
+        shown = {patch.label for patch in patches}
+        others = validation_patches(self._store(split.training, card, augmented=False), without=shown)
+        if others:
+            names = ", ".join(sorted({patch.label for patch in others}))
+            self.notes.append(f"no case kept aside has {names}, which is measured on cases that are trained on")
+            self._say(self.notes[-1])
+        return [*patches, *others]
 
     def _store(self, ids: Sequence[str], card: Card, augmented: bool) -> CaseStore:
         return open_cases(self.settings, [case for case in self.cases if case.id in set(ids)], card, augmented)
@@ -329,15 +346,16 @@ def open_cases(settings: Settings, cases: Sequence[Case], card: Card, augmented:
     )
 
 
-def validation_patches(store: CaseStore) -> list[Patch]:
-    """A few patches of every label of every case, the same ones each time; in turn, so that neighbours differ."""
-    pairs = [(case, label) for case in store.usable() for label in sorted(_regions(store, case))]
+def validation_patches(store: CaseStore, without: Collection[str] = ()) -> list[Patch]:
+    """A few patches of every label of every case, the same ones each time; in turn, so that neighbours differ. Labels
+    of `without` are left out."""
+    pairs = [(case, label) for case in store.usable() for label in sorted(set(_regions(store, case)) - set(without))]
     wanted = max(1, min(PATCHES_PER_LABEL, MOST_PATCHES // max(1, len(pairs))))
     found: dict[tuple[str, str], list[TrainingSample]] = {pair: [] for pair in pairs}
     draws = DRAWS_PER_PATCH * wanted * len(pairs)
     for sample in store.samples(VALIDATION_SEED, 0, draws, background_share=0.0, jitter=0.4):
-        kept = found[sample.case, sample.label]
-        if len(kept) < wanted:
+        kept = found.get((sample.case, sample.label))
+        if kept is not None and len(kept) < wanted:
             kept.append(sample)
         if all(len(kept) == wanted for kept in found.values()):
             break
@@ -371,7 +389,9 @@ def _as_known(error: Exception) -> Sam3DError | None:
     if isinstance(error, Sam3DError):
         return error
     if is_out_of_memory(error):
-        return TrainingError("memory ran out, twice: use a smaller variant, or stop what else runs on this machine")
+        return TrainingError(
+            "memory ran out, and no smaller run is left to try: use a smaller variant, or stop what else runs here"
+        )
     if isinstance(error, OSError) and error.errno in NO_ROOM:
         return TrainingError(f"the disk is full ({error.strerror}): make room where the model folder is")
     return None

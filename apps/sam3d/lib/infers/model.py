@@ -75,6 +75,11 @@ class SharedPredictor:
             return BASE
         return self._loaded.name if self._loaded.is_current else self._loaded.store.served()[0]
 
+    @property
+    def parent(self) -> str:
+        """The hash of the weights that versions are made of; empty before they were loaded."""
+        return self._loaded.store.parent.sha256 if self._loaded else ""
+
     def warm_up(self) -> None:
         """Load now, so that the first click need not wait; a failure is for /info/ and the clicks to tell."""
         try:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import torch
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.train import TrainTask
 
@@ -59,7 +60,7 @@ class Sam3DTrainer(TrainTask):
         stats: dict[str, Any] = {
             "epoch": progress.epoch,
             "total_epochs": progress.epochs,
-            "best_metric": float(progress.scores.get(served, 0.0)),
+            "best_metric": progress.score_of(served, self._model.parent),
             "served": served,
             "state": progress.state,
             "message": progress.sentence,
@@ -73,7 +74,7 @@ class Sam3DTrainer(TrainTask):
     def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
         """Train, or roll back; what was done and why, as JSON. HTTPException, with a sentence, when it cannot be."""
         if "local_rank" in request:  # a process of its own, which must not make clicks wait
-            os.nice(NICENESS)
+            make_room_for_clicks()
         with as_answers():
             chosen = chosen_options(request)
             if chosen.pop(ROLLBACK, False):
@@ -85,6 +86,13 @@ class Sam3DTrainer(TrainTask):
             result = retrain(settings, annotated_cases(datastore), tracking_handlers)
         served = result.score_after if result.is_published else result.score_before
         return {**result.as_json(), "best_metric": served}
+
+
+def make_room_for_clicks() -> None:
+    """Be second to the server's process, and leave a core to it. Threads of one step wait for each other, busily: with
+    one on every core, a click on one of them would hold up all, and be held up by all."""
+    os.nice(NICENESS)
+    torch.set_num_threads(max(1, torch.get_num_threads() - 1))
 
 
 def chosen_options(request: Mapping[str, Any]) -> dict[str, Any]:
