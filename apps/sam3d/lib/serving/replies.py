@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from uuid import uuid4
 
 from fastapi.responses import JSONResponse, Response
 from monailabel.datastore.dicom import DICOMWebDatastore
 from monailabel.interfaces.datastore import Datastore
 from monailabel.utils.others.generic import get_mime_type
-from requests_toolbelt import MultipartEncoder
 
 from lib.dicom_seg_writing import write_seg
 from lib.infers.failures import answer
@@ -38,13 +38,10 @@ def reply_to(result: dict[str, Any], output: str) -> Response:
     params, mask = result["params"], Path(result["file"])
     if output == "json":
         return JSONResponse(params)
-    content, kind = mask.read_bytes(), get_mime_type(mask.name)
+    kind = get_mime_type(mask.name)
     if output == "image":
-        return _attachment(content, mask.name, kind)
-    form = MultipartEncoder(
-        {"params": (None, json.dumps(params), "application/json"), "image": (mask.name, content, kind)}
-    )
-    return Response(form.to_string(), media_type=form.content_type)
+        return _attachment(mask.read_bytes(), mask.name, kind)
+    return _form(json.dumps(params), mask, kind)
 
 
 def dicom_seg_of(result: dict[str, Any], image_path: str) -> Response:
@@ -56,6 +53,24 @@ def dicom_seg_of(result: dict[str, Any], image_path: str) -> Response:
         path = Path(folder) / "mask.dcm"
         write_seg(masks, mask.affine, Path(series), path)
         return _attachment(path.read_bytes(), path.name, "application/dicom")
+
+
+def _form(params: str, mask: Path, kind: str) -> Response:
+    """Params and mask as one form. Written by hand, for the mask of a large volume is the whole cost of it, and is read
+    to where it is sent from."""
+    boundary = uuid4().hex
+    head = (
+        f'--{boundary}\r\nContent-Disposition: form-data; name="params"\r\nContent-Type: application/json\r\n\r\n'
+        f'{params}\r\n--{boundary}\r\nContent-Disposition: form-data; name="image"; filename="{mask.name}"\r\n'
+        f"Content-Type: {kind}\r\n\r\n"
+    ).encode()
+    tail = f"\r\n--{boundary}--\r\n".encode()
+    size = mask.stat().st_size
+    body = memoryview(bytearray(len(head) + size + len(tail)))
+    body[: len(head)], body[len(head) + size :] = head, tail
+    with mask.open("rb") as file:
+        file.readinto(body[len(head) : len(head) + size])
+    return Response(body, media_type=f"multipart/form-data; boundary={boundary}")
 
 
 def _attachment(content: bytes, name: str, kind: str) -> Response:
