@@ -2,13 +2,17 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from segment_anything.modeling.image_encoder import get_rel_pos
 from torch import nn
 from torch.nn import functional as F
 
+from lib.checkpoints import PRETRAINED
+from lib.clicks import first_click, next_click
 from lib.errors import SettingsError
+from lib.metrics import dice
 from lib.network.convolution import conv3d
 from lib.network.fast import choice, decoder
 from lib.network.fast.blocks import FastAttention, FastBlock, offset_table, window_order
@@ -21,6 +25,8 @@ from lib.network.fast.prompt import FastPromptEncoder
 from lib.network.layers import split_windows
 from lib.network.mask_decoder import upsample
 from lib.network.precision import has_bfloat16, operand_type
+from lib.network.weights import load_weights
+from lib.synthesis.patches import training_patch, training_rng
 from network.small_networks import PUBLISHED_SMALL, SMALL, small_network
 
 pytestmark = pytest.mark.skipif(not is_available(), reason="this build of PyTorch has no oneDNN")
@@ -205,8 +211,10 @@ def test_clicks_are_answered_by_the_fastest_form():
     assert isinstance(for_clicks(published, "fp32", CPU), FastSam3D)
     assert for_clicks(own, "fp32", CPU) is own
     assert operand_type("fp32", CPU) == torch.float32
-    expected = torch.bfloat16 if has_bfloat16(CPU) else torch.float32
-    assert operand_type("auto", CPU) == expected
+    if has_bfloat16(CPU):
+        assert operand_type("auto", CPU) == torch.bfloat16
+        assert isinstance(for_clicks(own, "auto", CPU), InBfloat16)
+        assert for_clicks(published, "auto", CPU)._encoder.blocks[0].dtype == torch.bfloat16
 
 
 def test_without_onednn_the_plain_network_answers(monkeypatch):
@@ -220,6 +228,32 @@ def test_bf16_is_refused_where_the_machine_has_none(monkeypatch):
     assert operand_type("auto", CPU) == torch.float32
     with pytest.raises(SettingsError, match=r"'bf16'.*cpu does not compute in: use auto"):
         operand_type("bf16", CPU)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not has_bfloat16(CPU), reason="this processor has no avx512_bf16")
+def test_the_demo_models_masks_are_the_same_in_bfloat16():
+    """On synthetic patches, three clicks each; mean Dice of the two masks, not with the truth."""
+    network, _ = load_weights(PRETRAINED / "tiny.safetensors")
+    rough, dices = InBfloat16(network), []
+    for number in range(10):
+        image, target = training_patch(training_rng(77, number), 64)
+        patch = torch.from_numpy(image)[None, None]
+        embeddings = network.encode(patch), rough.encode(patch)
+        coords, labels = [first_click(target, (1, 1, 1))], [1.0]
+        for _ in range(3):
+            clicks = torch.tensor([coords], dtype=torch.float32), torch.tensor([labels])
+            margins = [n.decode(e, *clicks)[0] for n, e in zip((network, rough), embeddings, strict=True)]
+            fine, coarse = ((margin[1] > margin[0]).numpy() for margin in margins)
+            assert fine.any()
+            dices.append(dice(coarse, fine))
+            more = next_click(target, fine, (1, 1, 1))
+            if more is None:
+                break
+            coords, labels = [*coords, more[0]], [*labels, float(more[1])]
+    print(f"mean Dice of {len(dices)} masks in bfloat16 with those in single precision: {np.mean(dices):.4f}")
+    assert len(dices) > 20
+    assert np.mean(dices) >= 0.995
 
 
 def test_our_own_networks_run_under_autocast_in_bf16():

@@ -115,11 +115,12 @@ def _write_nrrd(
     if is_compressed:
         file.write(gzip.compress(label_map.tobytes(order="F"), compresslevel=1, mtime=0))
         return
-    # Planes without a label are left out, and read as the zeros that they are: neither they nor their file's blocks
-    # are ever touched.
-    start, planes = len(header), box[2]
-    file.seek(start + planes.start * label_map[:, :, 0].size)
-    file.write(label_map[:, :, planes].tobytes(order="F"))
+    # Rows and planes without a label are left out, and read as the zeros that they are: neither they nor their blocks
+    # in the file are ever touched.
+    start, (row_length, rows, _) = len(header), label_map.shape
+    for k in range(box[2].start, box[2].stop):
+        file.seek(start + (k * rows + box[1].start) * row_length)
+        file.write(label_map[:, box[1], k].tobytes(order="F"))
     file.truncate(start + label_map.size)
 
 

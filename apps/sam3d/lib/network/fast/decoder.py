@@ -96,7 +96,7 @@ class Fusion:
         ones, size = [1, 1], len(grid)
         weights = interpolation(size)  # (2h, h)
         for plane in range(size):
-            channels_first = grid[plane].permute(2, 0, 1)[None].to(self.dtype)
+            channels_first = grid[plane].to(self.dtype)[None].permute(0, 3, 1, 2)
             wide = F.interpolate(channels_first, scale_factor=2, mode="bilinear", align_corners=True)
             taps = torch.mkldnn_convolution(wide, self.weight, None, ones, ones, ones, 1)[0].permute(1, 2, 0).float()
             for tap, part in enumerate(taps.split(self.dim, dim=-1)):

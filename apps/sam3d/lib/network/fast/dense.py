@@ -53,7 +53,8 @@ class Convolution:
 
     def __call__(self, grid: Tensor) -> Tensor:
         """grid (h, w, d, in) to (h, w, d, out), both contiguous."""
-        channels_first = grid.to(self.dtype).permute(3, 0, 1, 2)[None]
+        # The batch comes first and the turn second: so the strides say channels-last, and nothing is copied.
+        channels_first = grid.to(self.dtype)[None].permute(0, 4, 1, 2, 3)
         ones = [1, 1, 1]
         out: Tensor = torch.mkldnn_convolution(
             channels_first, self.weight, self.bias, self.padding, ones, ones, self.groups

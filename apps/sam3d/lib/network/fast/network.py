@@ -35,7 +35,7 @@ class FastSam3D(nn.Module):
         features = self._encoder(patch)
         fusion = self._decoder.prepare(islice(features, 3), image)
         feature = next(features)
-        return Embedding(feature.permute(3, 0, 1, 2)[None], fusion, image)
+        return Embedding(feature[None].permute(0, 4, 1, 2, 3), fusion, image)
 
     @torch.inference_mode()
     def decode(self, embedding: Embedding, point_coords: Tensor, point_labels: Tensor) -> Tensor:
