@@ -273,6 +273,19 @@ def test_the_click_contract_in_a_box_is_the_one_on_the_whole_volume(monkeypatch)
     assert corrected > 30
 
 
+def test_a_correction_may_leave_the_patches(monkeypatch):
+    """The network sees nothing, so the contract alone makes the mask: four voxels off the patch's border it goes on."""
+    predictor = predictor_of(Constant(-1.0), settings_with(max_patches=1))
+    volume = make_volume(np.full((70, 40, 40), 40, np.int16), np.eye(4))
+    clicks = {"lesion": [[20, 20, 20], [31, 20, 20]], "background": [[25, 20, 20], [44, 20, 20]]}
+    answer = ask(predictor, volume, **clicks)
+    monkeypatch.setattr(predictor_module, "FARTHEST_SIGHT", 1000)
+    assert np.array_equal(answer.label_map, ask(predictor, volume, **clicks).label_map)
+    assert answer.report.n_patches == 1  # from 4 to 35 along i
+    assert answer.label_map[36, 20, 20] == 1
+    assert answer.label_map[39, 20, 20] == 0  # nearer to nobody, but too far
+
+
 def test_clicks_on_the_background_alone_have_an_empty_box():
     answer = ask(predictor_of(small_network(1)), noisy((20, 20, 20)), background=[[3, 4, 5]])
     assert not answer.label_map.any()
