@@ -49,7 +49,7 @@ def evaluate_options(options: argparse.ArgumentParser) -> None:
     options.add_argument("--baselines", action="store_true", help="region growing and random walker, too")
     options.add_argument("--family", choices=FAMILIES, default="ct", help="kind of the phantoms (ct)")
     options.add_argument("--threads", type=_count, metavar="N", help="CPU threads of PyTorch")
-    _add_settings(options, "checkpoint", "variant", "preset", "spacing_mm", "device")
+    _add_settings(options, "checkpoint", "variant", "preset", "spacing_mm", "device", "precision")
 
 
 def evaluate(args: argparse.Namespace) -> int:
@@ -113,7 +113,7 @@ def pretrain(args: argparse.Namespace) -> int:
     import torch
 
     from lib.distributed import torchrun_team
-    from lib.finetuning import has_bfloat16
+    from lib.network.precision import has_bfloat16
     from lib.network.weights import Card, load_weights, save_weights
     from lib.pretraining import PretrainingPlan, pretrain
 

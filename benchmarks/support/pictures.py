@@ -32,6 +32,34 @@ def draw_adaptation(before: Curves, after: Curves, title: str, path: Path) -> No
     figure.savefig(path, dpi=110)
 
 
+def draw_scaling(found: Mapping[str, Mapping[str, Mapping[str, float]]], path: Path) -> None:
+    """Time above and memory below, one column for each thing that grows, written as PNG."""
+    figure = Figure(figsize=(3.0 * len(found), 4.6), layout="constrained")
+    axes = figure.subplots(2, len(found), squeeze=False)
+    for column, (what, points) in enumerate(found.items()):
+        names, places = list(points), np.arange(len(points))
+        for key, colour in (("first_s", BEFORE), ("later_s", AFTER)):
+            if key in points[names[0]]:
+                times = [1000 * points[name][key] for name in names]
+                axes[0, column].plot(places, times, "o-", color=colour, markersize=3, label=f"{key[:-2]} click")
+        sizes = [points[name]["peak_mib"] for name in names]
+        axes[1, column].plot(places, sizes, "o-", color=AFTER, markersize=3, label="largest, all included")
+        if "volume_mib" in points[names[0]]:
+            volume = [points[name]["volume_mib"] for name in names]
+            axes[1, column].plot(places, volume, "o--", color=BEFORE, markersize=3, label="the volume alone")
+        for place in axes[:, column]:
+            place.set_xticks(places, names, rotation=30 if what == "volume" else 0, fontsize=7)
+            place.set_ylim(bottom=0)
+            place.grid(alpha=0.25)
+            place.spines[["top", "right"]].set_visible(False)
+            place.tick_params(labelsize=7)
+            place.legend(frameon=False, fontsize=7)
+        axes[0, column].set_title(f"against {what}", fontsize=9)
+    axes[0, 0].set_ylabel("ms of processor time", fontsize=8)
+    axes[1, 0].set_ylabel("MiB", fontsize=8)
+    figure.savefig(path, dpi=110)
+
+
 def _panel(place: Axes, name: str, first: Sequence[float], second: Sequence[float]) -> None:
     clicks = np.arange(1, len(first) + 1)
     place.plot(clicks, first, "o--", color=BEFORE, markersize=3, linewidth=1.2, label="before Update Model")

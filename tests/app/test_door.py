@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 import socket
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import requests
 
 from lib.network.weights import save_weights
 from network.small_networks import SMALL, card_of, small_network
-from serving import TUMOR, Reply, Server, make_case, write_study
+from serving import CASE_SHAPE, TUMOR, Reply, Server, make_case, write_study
 from test_bad_input import check_refused
 
 pytestmark = pytest.mark.app
@@ -281,3 +283,30 @@ def wait_until(is_so: Callable[[], bool], limit_s: float = 300.0) -> None:
     while not is_so():
         assert time.monotonic() < limit
         time.sleep(0.05)
+
+
+@pytest.mark.parametrize("output", ["all", "image"])
+def test_a_mask_is_packed_for_whoever_can_unpack_it(server: Server, output: str) -> None:
+    params = {"tumor": [list(TUMOR)], "result_extension": ".nrrd"}
+    bodies = {}
+    for encoding in ("identity", "gzip", "gzip, deflate, br"):
+        answer = server.http.post(
+            f"{server.url}/infer/sam3d",
+            params={"image": "case", "output": output},
+            files={"params": (None, json.dumps(params))},
+            headers={"Accept-Encoding": encoding},
+            stream=True,
+            timeout=300,
+        )
+        assert "accept-encoding" in answer.headers["vary"]
+        packed = answer.raw.read(decode_content=False)
+        assert int(answer.headers["content-length"]) == len(packed)
+        is_packed = answer.headers.get("content-encoding") == "deflate"
+        assert is_packed == ("deflate" in encoding)
+        bodies[encoding] = zlib.decompress(packed) if is_packed else packed
+        if is_packed:
+            assert len(packed) < len(bodies[encoding]) / 20
+    masks = [body[body.index(b"NRRD0004") :] for body in bodies.values()]
+    voxels = [mask[mask.index(b"\n\n") + 2 :][: int(np.prod(CASE_SHAPE))] for mask in masks]
+    assert voxels[0] == voxels[1] == voxels[2]
+    assert any(voxels[0])

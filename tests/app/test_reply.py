@@ -13,12 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from lib.boxes import Box
 from lib.errors import PromptError
 from lib.infers import reply as reply_module
 from lib.infers.reply import FORMATS, ReplyFiles, describe, reply_format
 from serving import read_mask
 
 AFFINE = np.array([[0.0, -0.7, 0.0, 5.0], [0.0, 0.0, 5.0, -6.5], [2.0, 0.0, 0.0, 7.25], [0.0, 0.0, 0.0, 1.0]])
+WHOLE = (slice(0, 3), slice(0, 4), slice(0, 2))
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +36,7 @@ def label_map() -> np.ndarray:
 
 
 def test_an_nrrd_is_what_a_viewer_reads_byte_by_byte() -> None:
-    path = ReplyFiles().write(label_map(), AFFINE, ".nrrd", is_compressed=False)
+    path = ReplyFiles().write(label_map(), WHOLE, AFFINE, ".nrrd", is_compressed=False)
     head, voxels = path.read_bytes().split(b"\n\n")
     assert head.decode().splitlines() == [
         "NRRD0004",
@@ -51,10 +53,24 @@ def test_an_nrrd_is_what_a_viewer_reads_byte_by_byte() -> None:
     assert [index for index, byte in enumerate(voxels) if byte] == [7, 10, 14]
 
 
+@pytest.mark.parametrize("is_compressed", [False, True])
+@pytest.mark.parametrize("file_format", FORMATS)
+@pytest.mark.parametrize(
+    "box", [WHOLE, (slice(1, 3), slice(1, 3), slice(2, 3)), (slice(0, 0),) * 3], ids=["whole", "part", "nothing"]
+)
+def test_what_lies_outside_of_the_box_is_zero(folder: Path, box: Box, file_format: str, is_compressed: bool) -> None:
+    array = np.zeros((3, 4, 5), np.uint8, order="F")
+    array[box] = 3
+    path = ReplyFiles().write(array, box, AFFINE, file_format, is_compressed)
+    assert np.array_equal(read_mask(path.read_bytes()), array)
+    expected = {"a": [float(edge.start + edge.stop - 1) / 2 for edge in box]} if array.any() else {}
+    assert describe(array, box, ["", "", "a"])[1] == expected
+
+
 @pytest.mark.parametrize("file_format", FORMATS)
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_another_reader_finds_the_same_voxels_in_the_same_place(file_format: str, order: str) -> None:
-    path = ReplyFiles().write(np.array(label_map(), order=order), AFFINE, file_format, is_compressed=False)
+    path = ReplyFiles().write(np.array(label_map(), order=order), WHOLE, AFFINE, file_format, is_compressed=False)
     image = sitk.ReadImage(str(path))
     assert np.array_equal(sitk.GetArrayFromImage(image).T, label_map())
     for index in ((0, 0, 0), (2, 3, 1)):
@@ -68,17 +84,17 @@ def test_a_failed_write_leaves_nothing_behind(folder: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(reply_module, "_write_nrrd", fail)
     with pytest.raises(OSError, match="No space"):
-        ReplyFiles().write(label_map(), AFFINE, ".nrrd", is_compressed=False)
+        ReplyFiles().write(label_map(), WHOLE, AFFINE, ".nrrd", is_compressed=False)
     assert list(folder.iterdir()) == []
 
 
 def test_a_reply_that_the_server_forgot_is_removed_later(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     replies = ReplyFiles()
-    forgotten = replies.write(label_map(), AFFINE, ".nrrd", is_compressed=False)
-    replies.write(label_map(), AFFINE, ".nrrd", is_compressed=False).unlink()  # as the server does after sending
+    forgotten = replies.write(label_map(), WHOLE, AFFINE, ".nrrd", is_compressed=False)
+    replies.write(label_map(), WHOLE, AFFINE, ".nrrd", is_compressed=False).unlink()  # as the server does after sending
     assert forgotten.exists()
     monkeypatch.setattr(reply_module, "FORGOTTEN_AFTER_S", -1.0)
-    last = replies.write(label_map(), AFFINE, ".nrrd", is_compressed=False)
+    last = replies.write(label_map(), WHOLE, AFFINE, ".nrrd", is_compressed=False)
     assert list(folder.iterdir()) == [last]
 
 
@@ -105,16 +121,17 @@ def test_an_unknown_format_is_refused(asked: object) -> None:
 
 
 def test_only_labels_with_voxels_are_named() -> None:
-    names, centroids = describe(label_map(), ["aorta", "liver", "spleen"])
+    names, centroids = describe(label_map(), WHOLE, ["aorta", "liver", "spleen"])
     assert names == {"aorta": 1, "liver": 2}
     assert centroids == {"aorta": [2.0, 0.0, 1.0], "liver": [1.0, 2.5, 0.0]}
-    assert describe(np.zeros((2, 2, 2), np.uint8), ["aorta"]) == ({}, {})
+    assert describe(np.zeros((2, 2, 2), np.uint8), WHOLE, ["aorta"]) == ({}, {})
 
 
 @given(arrays(np.uint8, st.tuples(*[st.integers(1, 5)] * 3), elements=st.integers(0, 3)), st.sampled_from("CF"))
 def test_values_and_centroids_agree_with_the_mask(mask: np.ndarray, order: str) -> None:
     labels = ["a", "b", "c"]
-    names, centroids = describe(np.array(mask, order=order), labels)
+    whole = tuple(slice(0, n) for n in mask.shape)
+    names, centroids = describe(np.array(mask, order=order), whole, labels)
     assert set(names.values()) == set(np.unique(mask).tolist()) - {0}
     for name, value in names.items():
         assert labels[value - 1] == name
@@ -123,5 +140,5 @@ def test_values_and_centroids_agree_with_the_mask(mask: np.ndarray, order: str) 
 
 def test_the_tests_own_reader_reads_what_it_should() -> None:
     for file_format in FORMATS:
-        path = ReplyFiles().write(label_map(), AFFINE, file_format, is_compressed=file_format == ".nrrd")
+        path = ReplyFiles().write(label_map(), WHOLE, AFFINE, file_format, is_compressed=file_format == ".nrrd")
         assert np.array_equal(read_mask(path.read_bytes()), label_map())

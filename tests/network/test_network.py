@@ -63,7 +63,7 @@ def test_the_fused_embedding_equals_the_published_steps(sizes):
     with torch.inference_mode():
         tokens = encoder.tokens(patch)
         _, plain = plain_embedding(network, patch)
-        plain = plain + encoder._positions()
+        plain = plain + encoder.positions()
     assert tokens.shape == (1, *[settings.grid_size] * 3, settings.embed_dim)
     torch.testing.assert_close(tokens, plain, atol=2e-5, rtol=0)
     # Border tokens are the ones where padding matters; they are also right by themselves.
@@ -77,7 +77,7 @@ def test_positions_are_the_pooled_table_and_the_depth_table():
     sixteen = torch.arange(16.0)
     encoder.pos_embed.copy_(sixteen[None, :, None, None] + 100 * sixteen[None, None, :, None])
     encoder.depth_embed.copy_(10_000 * torch.arange(8.0)[None, :, None])
-    at = encoder._positions()[0, ..., 0]
+    at = encoder.positions()[0, ..., 0]
     assert at.shape == (8, 8, 8)  # (h, w, d); each place holds the mean of 2 x 2 of the table
     assert float(at[0, 0, 0]) == 50.5
     assert [float(at[1, 0, 0]), float(at[0, 1, 0]), float(at[0, 0, 1])] == [52.5, 250.5, 10_050.5]

@@ -1,6 +1,8 @@
 """One request answered: what holds for any weights, and how patches, labels and clicks become one mask."""
 
 import os
+import sys
+import tracemalloc
 from dataclasses import replace
 from itertools import permutations, product
 
@@ -12,7 +14,7 @@ from torch import nn
 from lib import predictor as predictor_module
 from lib.checkpoints import PRETRAINED
 from lib.errors import SettingsError
-from lib.geometry import map_indices
+from lib.geometry import PatchGrid, map_indices
 from lib.network.sam3d import Embedding
 from lib.network.weights import load_weights
 from lib.predictor import Predictor
@@ -203,6 +205,117 @@ def test_a_later_click_in_the_patch_encodes_nothing(monkeypatch):
     assert {"decode", "paste", "contract"} == second.latencies_ms.keys()
     other = ask(predictor, noisy((40, 40, 40), seed=9), lesion=[[20, 20, 20]]).report
     assert other.n_encoded == 1  # another volume at the same place
+
+
+class Opened:
+    """Names of the files that are opened for reading while `listens`; audit hooks stay for ever, so there is one."""
+
+    def __init__(self):
+        self.listens, self.names = False, []
+        sys.addaudithook(self._hear)
+
+    def _hear(self, event, args):
+        if self.listens and event == "open":
+            self.names.append(str(args[0]))
+
+
+OPENED = Opened()
+
+
+def test_a_later_click_touches_its_patch_and_no_more(monkeypatch):
+    """Of a volume of 26 million voxels: no file, no encoder, no sampling, and no array of the volume's size but the
+    mask, which is neither copied nor looked at as a whole."""
+    network = small_network(1)
+    predictor = predictor_of(network, settings_with(max_patches=1))
+    volume = make_volume(np.full((512, 512, 100), 40, np.int16), np.eye(4))
+    center, more = [[250, 260, 50]], [[254, 255, 52]]
+    first = ask(predictor, volume, lesion=center)
+    looked_at, pasted = [], []
+    monkeypatch.setattr(network, "encode", lambda *_: pytest.fail("encoded again"))
+    monkeypatch.setattr(PatchGrid, "sample", lambda *_args, **_kw: pytest.fail("resampled again"))
+    paste, honour = PatchGrid.paste_values, predictor_module.honour_clicks
+    monkeypatch.setattr(PatchGrid, "paste_values", lambda *args: pasted.append(paste(*args)) or pasted[-1])
+    monkeypatch.setattr(
+        predictor_module, "honour_clicks", lambda *args: looked_at.append(args[0].shape) or honour(*args)
+    )
+    tracemalloc.start()
+    OPENED.names.clear()
+    OPENED.listens = True
+    later = ask(predictor, volume, lesion=center, background=more)
+    OPENED.listens = False
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert OPENED.names == []
+    assert (first.report.n_encoded, later.report.n_encoded, later.report.n_decoded) == (1, 0, 1)
+    assert [values.shape for _, values in pasted] == [(32, 32, 32)] * 2  # margins and weights, on the patch's own box
+    assert later.box == (slice(198, 302), slice(208, 312), slice(0, 100))  # the patch, and what the contract may see
+    assert looked_at == [(104, 104, 100)]
+    box_bytes = int(np.prod([edge.stop - edge.start for edge in later.box]))
+    assert peak < volume.array.size + 12 * box_bytes  # the mask, and some arrays of the box; a second mask is too much
+    inside = later.label_map[later.box]
+    assert np.count_nonzero(inside) == np.count_nonzero(later.label_map)
+
+
+def test_the_click_contract_in_a_box_is_the_one_on_the_whole_volume(monkeypatch):
+    """Clicks in a crowd and at the volume's borders, most of them contradicted: as far as a correction can see."""
+    volume = noisy((140, 30, 33), (1.0, 0.9, 1.1), seed=4)
+    predictor = predictor_of(small_network(7, SMALLER), settings_with(max_patches=1))
+    rng, corrected = np.random.default_rng(3), 0
+    for _ in range(30):
+        request = random_request(rng, volume.shape, rng.integers(0, np.array(volume.shape), (9, 3)))
+        near = predictor.segment(volume, request)
+        with monkeypatch.context() as changed:
+            changed.setattr(predictor_module, "FARTHEST_SIGHT", 1000)
+            far = predictor.segment(volume, request)
+        assert np.array_equal(near.label_map, far.label_map)
+        assert near.report.n_corrected_clicks == far.report.n_corrected_clicks
+        corrected += near.report.n_corrected_clicks
+    assert corrected > 30
+
+
+def test_a_correction_may_leave_the_patches(monkeypatch):
+    """The network sees nothing, so the contract alone makes the mask: four voxels off the patch's border it goes on."""
+    predictor = predictor_of(Constant(-1.0), settings_with(max_patches=1))
+    volume = make_volume(np.full((70, 40, 40), 40, np.int16), np.eye(4))
+    clicks = {"lesion": [[20, 20, 20], [31, 20, 20]], "background": [[25, 20, 20], [44, 20, 20]]}
+    answer = ask(predictor, volume, **clicks)
+    monkeypatch.setattr(predictor_module, "FARTHEST_SIGHT", 1000)
+    assert np.array_equal(answer.label_map, ask(predictor, volume, **clicks).label_map)
+    assert answer.report.n_patches == 1  # from 4 to 35 along i
+    assert answer.label_map[36, 20, 20] == 1
+    assert answer.label_map[39, 20, 20] == 0  # nearer to nobody, but too far
+
+
+def test_clicks_on_the_background_alone_have_an_empty_box():
+    answer = ask(predictor_of(small_network(1)), noisy((20, 20, 20)), background=[[3, 4, 5]])
+    assert not answer.label_map.any()
+    assert answer.box == (slice(0, 0),) * 3
+
+
+def test_warming_up_goes_through_the_network_once_and_keeps_nothing():
+    network = Threshold()
+    predictor = Predictor(network, card_of(), settings_with(), torch.device("cpu"))
+    predictor.warm_up()
+    assert network.points == [([[16.0, 16.0, 16.0]], [1.0])]
+    assert predictor._embeddings.used_bytes == 0
+
+
+def test_embeddings_on_disk_outlive_the_server(tmp_path):
+    volume, clicks = noisy((40, 40, 40)), {"lesion": [[20, 20, 20]]}
+    settings = settings_with(max_patches=1, embedding_disk_mib=8, model_folder=tmp_path)
+    first = ask(predictor_of(small_network(1), settings), volume, **clicks)
+    again = ask(predictor_of(small_network(1), settings), volume, **clicks)
+    assert [answer.report.n_encoded for answer in (first, again)] == [1, 0]
+    assert np.array_equal(first.label_map, again.label_map)
+    other_weights = predictor_of(small_network(2), settings, version="2")
+    assert ask(other_weights, volume, **clicks).report.n_encoded == 1
+    assert len(list((tmp_path / "embeddings").iterdir())) == 1  # those of the first weights are gone
+
+
+def test_without_the_setting_nothing_is_written(tmp_path):
+    settings = settings_with(max_patches=1, model_folder=tmp_path)
+    ask(predictor_of(small_network(1), settings), noisy((40, 40, 40)), lesion=[[20, 20, 20]])
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_embeddings_are_bounded_by_bytes():

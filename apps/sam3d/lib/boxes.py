@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -35,3 +37,18 @@ def overlap(first: Box, second: Box) -> Box | None:
     """The voxels two boxes share, or None."""
     i, j, k = (slice(max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(first, second, strict=True))
     return (i, j, k) if all(edge.start < edge.stop for edge in (i, j, k)) else None
+
+
+def hull(boxes: Iterable[Box]) -> Box:
+    """The smallest box around some boxes, of which there is one at least."""
+    edges = list(zip(*boxes, strict=True))
+    i, j, k = (slice(min(edge.start for edge in axis), max(edge.stop for edge in axis)) for axis in edges)
+    return i, j, k
+
+
+def grown(box: Box, voxels: int, shape: tuple[int, int, int]) -> Box:
+    """The box with so many more voxels on each side, as far as a volume of `shape` has them."""
+    i, j, k = (
+        slice(max(0, edge.start - voxels), min(n, edge.stop + voxels)) for edge, n in zip(box, shape, strict=True)
+    )
+    return i, j, k

@@ -27,6 +27,9 @@ STRANGER_COST = 2.0
 EDGE_LIMIT = 4.0
 # Corrections in very fine volumes stay below this many voxels each way, so that time and memory are bounded.
 MAX_REACH = 12
+# A correction reaches so far from its click, its rivals lie within twice that, and what they see as far again: no voxel
+# farther than this (in voxels, each way) from every foreground click has any influence.
+FARTHEST_SIGHT = 3 * MAX_REACH
 # Where more clicks than this share a neighbourhood, each gets less room.
 CROWD = 64
 

@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from lib.distributed import Team
 from lib.errors import TrainingError
+from lib.network.precision import has_bfloat16
 from lib.network.sam3d import Sam3D
 from lib.settings import TrainingSettings
 from lib.training import ClickPlan, backward_step, dice_of
@@ -80,14 +81,6 @@ class FinetuningPlan:
         if not self.has_bfloat16:
             return replace(self, has_bfloat16=True), "with numbers of half the size"
         return None
-
-
-def has_bfloat16(device: torch.device) -> bool:
-    """Whether the device computes in bfloat16 itself: a step is then several times faster, where it is not, slower."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    asked = getattr(torch.cpu, "_is_avx512_bf16_supported", None)  # PyTorch has no public name for it
-    return bool(asked()) if asked else False
 
 
 def plan_for(settings: TrainingSettings, variant: str, device: torch.device) -> FinetuningPlan:

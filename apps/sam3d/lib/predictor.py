@@ -6,6 +6,7 @@ kept is what clicks do not change: the embedding of each patch, in a bounded cac
 
 from __future__ import annotations
 
+import json
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -17,13 +18,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lib.boxes import Box, overlap, relative
+from lib.boxes import Box, grown, hull, overlap, relative
 from lib.cache import ByteCache
 from lib.checkpoints import open_network
-from lib.contract import honour_clicks
+from lib.contract import FARTHEST_SIGHT, honour_clicks
+from lib.embedding_folder import EmbeddingFolder
 from lib.errors import SettingsError, WeightsError
 from lib.geometry import PatchGrid
 from lib.local_update import locally_updated
+from lib.network.fast.choice import for_clicks
+from lib.network.precision import operand_type
 from lib.network.sam3d import Embedding, Sam3D
 from lib.network.weights import Card
 from lib.patches import blend, grids_over, is_covered, neighbours, opens_patch, reaches_border, tapered
@@ -74,9 +78,11 @@ class Report:
 @dataclass(frozen=True)
 class Segmentation:
     """The answer: label_map (I, J, K) uint8, 0 or a label's position in the settings' labels from 1; and how it
-    came."""
+    came. Outside of `box` nobody need look: a map of a large volume is hardly ever touched as a whole."""
 
     label_map: NDArray[np.uint8]
+    # Every labelled voxel lies in it.
+    box: Box
     report: Report
 
 
@@ -90,6 +96,7 @@ class Predictor:
         self._network = network.to(self.device).eval()
         self._embeddings: ByteCache[Embedding] = ByteCache(settings.embedding_cache_mib * 2**20, lambda e: e.nbytes)
         self._answers: ByteCache[Floats] = ByteCache(ANSWERS_MIB * 2**20, lambda margin: margin.nbytes)
+        self._folder = self._embedding_folder()
         self._intensities: ByteCache[tuple[Intensity, tuple[str, ...]]] = ByteCache(1024, lambda _: 1)
 
     @property
@@ -106,21 +113,26 @@ class Predictor:
             if name in request.prompts:
                 box, margin = self._grown(volume, request.prompts[name], name, report)
                 found.append((value, box, margin))
+        box = _box_around([box for _, box, _ in found], volume)
         with report.timed("paste"):
-            label_map = _nearest_logit_wins(found, volume)
+            label_map = _nearest_logit_wins(found, box)
             if request.roi is not None:
-                label_map = _within(label_map, request.roi)
+                label_map = _within(label_map, box, request.roi)
         with report.timed("contract"):
             clicks = {value: request.prompts[self.settings.labels[value - 1]].foreground for value, _, _ in found}
+            corner = np.array([edge.start for edge in box])
             label_map, report.n_corrected_clicks = honour_clicks(
                 label_map,
-                clicks,
-                request.background,
-                volume.array,
+                {value: points - corner for value, points in clicks.items()},
+                _inside(request.background, box) - corner,
+                volume.array[box],
                 volume.spacing,
                 self.settings.clicks.correction_radius_mm,
             )
-        return Segmentation(label_map, report)
+        with report.timed("paste"):
+            whole = np.zeros(volume.shape, np.uint8, order="F")
+            whole[box] = label_map
+        return Segmentation(whole, box, report)
 
     def segment_automatically(self, volume: Volume) -> Segmentation:
         """The network's own guess for the first label, without any click: every patch of the volume, blended."""
@@ -136,7 +148,16 @@ class Predictor:
                 box, weighted, _ = tapered(grid, margin, volume)
                 total[box] += weighted
         report.n_patches = report.n_encoded
-        return Segmentation((total > 0).astype(np.uint8), report)
+        i, j, k = (slice(0, n) for n in volume.shape)
+        return Segmentation((total > 0).astype(np.uint8), (i, j, k), report)
+
+    def warm_up(self) -> None:
+        """Answer one click on nothing, so that the first user does not wait for whatever is made at first use."""
+        size = self._network.settings.patch_size
+        middle = torch.full((1, 1, 3), size // 2, dtype=torch.float32, device=self.device)
+        with torch.inference_mode():
+            embedding = self._network.encode(torch.zeros(1, 1, size, size, size, device=self.device))
+            self._network.decode(embedding, middle, torch.ones(1, 1, device=self.device))
 
     def _report(self, volume: Volume, request: ClickRequest | None) -> Report:
         notes = [*volume.notes, *self._intensity(volume)[1], *(request.notes if request else ())]
@@ -251,7 +272,19 @@ class Predictor:
             with report.timed("encode"), torch.inference_mode():
                 return self._network.encode(torch.from_numpy(patch).to(self.device)[None, None])
 
-        return self._embeddings.get((volume.key, grid.key), make) if is_kept else make()
+        if not is_kept:
+            return make()
+        key, folder = (volume.key, grid.key), self._folder
+        return self._embeddings.get(key, (lambda: folder.get(key, make)) if folder else make)
+
+    def _embedding_folder(self) -> EmbeddingFolder | None:
+        """On disk, where the settings allow: whatever changes an embedding is part of its owner's name."""
+        if not self.settings.embedding_disk_mib:
+            return None
+        precision = operand_type(self.settings.precision, self.device)
+        owner = json.dumps([self.card.as_json(), self.settings.intensity is not None, str(precision), self.device.type])
+        folder = self.settings.model_folder / "embeddings"
+        return EmbeddingFolder(folder, self.settings.embedding_disk_mib * 2**20, owner)
 
     def _intensity(self, volume: Volume) -> tuple[Intensity, tuple[str, ...]]:
         """The numbers to normalise the volume with, and a note where they are not those that the weights' card says."""
@@ -272,12 +305,21 @@ class Predictor:
 def load_predictor(settings: Settings) -> Predictor:
     """The predictor that the settings describe. Raises WeightsError when its weights cannot be used."""
     network, card = open_network(settings)
-    return Predictor(network, card, settings)
+    device = device_named(settings.device)
+    return Predictor(for_clicks(network.to(device).eval(), settings.precision, device), card, settings, device)
 
 
-def _nearest_logit_wins(found: list[tuple[int, Box, Floats]], volume: Volume) -> NDArray[np.uint8]:
-    """One label map of several labels' margins: each voxel goes to the label with the largest positive one."""
-    label_map = np.zeros(volume.shape, np.uint8, order="F")
+def _box_around(boxes: list[Box], volume: Volume) -> Box:
+    """Where labels may be and all that the click contract looks at; without a label nothing at all."""
+    if not boxes:
+        return slice(0, 0), slice(0, 0), slice(0, 0)
+    return grown(hull(boxes), FARTHEST_SIGHT, volume.shape)
+
+
+def _nearest_logit_wins(found: list[tuple[int, Box, Floats]], around: Box) -> NDArray[np.uint8]:
+    """The label map, in a box around them all, of several labels' margins: each voxel goes to the label with the
+    largest positive one."""
+    label_map = np.zeros([edge.stop - edge.start for edge in around], np.uint8, order="F")
     for value, box, margin in found:
         is_mine = margin > 0
         for other_value, other_box, other_margin in found:
@@ -287,14 +329,24 @@ def _nearest_logit_wins(found: list[tuple[int, Box, Floats]], volume: Volume) ->
             mine, theirs = margin[relative(common, box)], other_margin[relative(common, other_box)]
             # Equal margins go to the first label, so that the same request has one answer.
             is_mine[relative(common, box)] &= (mine > theirs) | ((mine == theirs) & (value < other_value))
-        label_map[box][is_mine] = value
+        label_map[relative(box, around)][is_mine] = value
     return label_map
 
 
-def _within(label_map: NDArray[np.uint8], roi: Box) -> NDArray[np.uint8]:
+def _within(label_map: NDArray[np.uint8], box: Box, roi: Box) -> NDArray[np.uint8]:
+    """The part of a label map, which covers `box`, that lies in another box."""
     limited = np.zeros_like(label_map)
-    limited[roi] = label_map[roi]
+    common = overlap(box, roi)
+    if common is not None:
+        limited[relative(common, box)] = label_map[relative(common, box)]
     return limited
+
+
+def _inside(points: NDArray[np.int64], box: Box) -> NDArray[np.int64]:
+    """Those of some voxels (N, 3) that lie in a box."""
+    low, high = np.array([[edge.start, edge.stop] for edge in box]).T
+    inside: NDArray[np.int64] = points[((points >= low) & (points < high)).all(axis=1)]
+    return inside
 
 
 def device_named(name: str) -> torch.device:

@@ -137,6 +137,9 @@ PRESETS: Mapping[str, Intensity] = {
 }
 
 
+PRECISIONS = dict.fromkeys(("auto", "fp32", "bf16"))
+
+
 @dataclass(frozen=True)
 class ClickSettings:
     """How clicks grow into a mask larger, or surer, than one patch gives."""
@@ -201,10 +204,14 @@ class Settings:
     # False: MONAI Label's OHIF and its way to the images stay as they are (lib/viewer).
     viewer_fixes: bool = True
     device: str = "auto"
+    # auto: bf16 where the device computes in it.
+    precision: str = "auto"
     checkpoint: Path | None = None
     sam_checkpoint: Path | None = None
     volume_cache_mib: int = 2048
     embedding_cache_mib: int = 2048
+    # 0: none are kept on disk.
+    embedding_disk_mib: int = 0
 
     @classmethod
     def from_conf(cls, conf: Mapping[str, object]) -> Settings:
@@ -374,10 +381,14 @@ CONF_KEYS: Mapping[str, ConfKey] = {
     "lease_s": ConfKey(_whole(1, 1_000_000), "seconds after a click for which Next Sample keeps a case from others"),
     "viewer_fixes": ConfKey(_flag, "false: serve OHIF as MONAI Label ships it, without our page script and proxy"),
     "device": ConfKey(_device, "auto, cpu, cuda or cuda:N"),
+    "precision": ConfKey(
+        _one_of(PRECISIONS), "auto, fp32 or bf16: what clicks are computed in; auto is bf16 where it is fast"
+    ),
     "checkpoint": ConfKey(_path, "weights of ours or published 3DSAM-adapter weights"),
     "sam_checkpoint": ConfKey(_path, "SAM's own 2D weights, to train from"),
     "volume_cache_mib": ConfKey(_whole(16, 1_000_000), "memory for opened volumes"),
     "embedding_cache_mib": ConfKey(_whole(0, 1_000_000), "memory for patches already encoded"),
+    "embedding_disk_mib": ConfKey(_whole(0, 10_000_000), "disk space, in model_folder, for patches already encoded"),
     "model_folder": ConfKey(_path, "where trained versions are kept; model, beside main.py, unless named"),
     "max_epochs": ConfKey(_whole(1, 10_000), "epochs of a training run"),
     "steps_per_epoch": ConfKey(_whole(1, 10_000), "optimiser steps of an epoch"),

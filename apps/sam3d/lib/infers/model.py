@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from lib.errors import Sam3DError
 from lib.infers.failures import answer
 from lib.infers.turns import Turns
+from lib.network.fast.choice import for_clicks
 from lib.network.sam3d import Embedding, Sam3D
-from lib.predictor import Predictor
+from lib.predictor import Predictor, device_named
 from lib.settings import Settings
 from lib.versions import BASE, Stamp, VersionStore, open_served
 
@@ -81,11 +82,15 @@ class SharedPredictor:
         return self._loaded.store.parent.sha256 if self._loaded else ""
 
     def warm_up(self) -> None:
-        """Load now, so that the first click need not wait; a failure is for /info/ and the clicks to tell."""
+        """Load now, and go through the network once in the background, so that the first click need not wait; a failure
+        is for /info/ and the clicks to tell."""
         try:
-            self._load()
+            predictor = self._load()
         except Sam3DError as error:
             logger.warning("the model is not ready: %s", error)
+            return
+        if predictor.is_trained:
+            threading.Thread(target=predictor.warm_up, name="warm-up", daemon=True).start()
 
     @contextmanager
     def ready(self) -> Iterator[Predictor]:
@@ -102,9 +107,11 @@ class SharedPredictor:
                 before = self._loaded
                 try:
                     served = open_served(self.settings)
-                    network = cast(Sam3D, _InTurn(served.network, self._encoders, self._decoders))
+                    device = device_named(self.settings.device)
+                    fast = for_clicks(served.network.to(device).eval(), self.settings.precision, device)
+                    network = cast(Sam3D, _InTurn(fast, self._encoders, self._decoders))
                     # A predictor of its own: embeddings of other weights are dropped with the one before.
-                    predictor = Predictor(network, served.card, self.settings)
+                    predictor = Predictor(network, served.card, self.settings, device)
                 except Sam3DError as error:
                     self._problem = str(error)
                     raise

@@ -21,6 +21,7 @@ import nibabel
 import numpy as np
 from numpy.typing import NDArray
 
+from lib.boxes import Box
 from lib.errors import PromptError
 
 LabelMap = NDArray[np.uint8]
@@ -41,14 +42,18 @@ def reply_format(asked: object, image_path: str) -> str:
     raise PromptError(f"result_extension is {str(asked)[:40]!r}: it must be one of {list(FORMATS)}")
 
 
-def describe(label_map: LabelMap, labels: Sequence[str]) -> tuple[dict[str, int], dict[str, list[float]]]:
-    """Of the labels that have voxels in label_map (I, J, K): name to value, and name to the centroid's voxel index."""
+def describe(label_map: LabelMap, box: Box, labels: Sequence[str]) -> tuple[dict[str, int], dict[str, list[float]]]:
+    """Of the labels that have voxels in label_map (I, J, K), all of them in `box`: name to value, and name to the
+    centroid's voxel index."""
+    part = label_map[box]
     order: Literal["C", "F"] = "F" if label_map.flags.f_contiguous else "C"
-    flat = label_map.ravel(order)
+    flat = part.ravel(order)
     voxels = np.flatnonzero(flat)
     counts = np.bincount(flat[voxels], minlength=len(labels) + 1)
-    indices = np.unravel_index(voxels, label_map.shape, order)
-    sums = [np.bincount(flat[voxels], axis, len(labels) + 1) for axis in indices]
+    indices = np.unravel_index(voxels, part.shape, order)
+    sums = [
+        np.bincount(flat[voxels], axis + edge.start, len(labels) + 1) for axis, edge in zip(indices, box, strict=True)
+    ]
     present = {name: value for value, name in enumerate(labels, 1) if counts[value]}
     centroids = {
         name: [round(float(axis[value] / counts[value]), 1) for axis in sums] for name, value in present.items()
@@ -63,8 +68,11 @@ class ReplyFiles:
         self._written: deque[tuple[float, Path]] = deque()
         self._lock = threading.Lock()
 
-    def write(self, label_map: LabelMap, affine: NDArray[np.float64], file_format: str, is_compressed: bool) -> Path:
-        """The path of a new file with label_map (I, J, K) on the grid of `affine`, index to RAS mm; OSError if full."""
+    def write(
+        self, label_map: LabelMap, box: Box, affine: NDArray[np.float64], file_format: str, is_compressed: bool
+    ) -> Path:
+        """The path of a new file with label_map (I, J, K), all of whose labels lie in `box`, on the grid of `affine`,
+        index to RAS mm; OSError if full."""
         self._remove_forgotten()
         with ExitStack() as on_failure:
             descriptor, name = tempfile.mkstemp(prefix="sam3d-", suffix=file_format)
@@ -72,7 +80,7 @@ class ReplyFiles:
             on_failure.callback(path.unlink, missing_ok=True)
             with os.fdopen(descriptor, "wb") as file:
                 if file_format == ".nrrd":
-                    _write_nrrd(file, label_map, affine, is_compressed)
+                    _write_nrrd(file, label_map, box, affine, is_compressed)
                 else:
                     _write_nifti(file, label_map, affine, file_format == ".nii.gz")
             on_failure.pop_all()
@@ -87,7 +95,9 @@ class ReplyFiles:
                 self._written.popleft()[1].unlink(missing_ok=True)
 
 
-def _write_nrrd(file: BinaryIO, label_map: LabelMap, affine: NDArray[np.float64], is_compressed: bool) -> None:
+def _write_nrrd(
+    file: BinaryIO, label_map: LabelMap, box: Box, affine: NDArray[np.float64], is_compressed: bool
+) -> None:
     to_lps = RAS_TO_LPS @ affine[:3]
     header = (
         "NRRD0004\n"
@@ -102,8 +112,16 @@ def _write_nrrd(file: BinaryIO, label_map: LabelMap, affine: NDArray[np.float64]
         "\n"
     )
     file.write(header.encode("ascii"))
-    voxels = label_map.tobytes(order="F")
-    file.write(gzip.compress(voxels, compresslevel=1, mtime=0) if is_compressed else voxels)
+    if is_compressed:
+        file.write(gzip.compress(label_map.tobytes(order="F"), compresslevel=1, mtime=0))
+        return
+    # Rows and planes without a label are left out, and read as the zeros that they are: neither they nor their blocks
+    # in the file are ever touched.
+    start, (row_length, rows, _) = len(header), label_map.shape
+    for k in range(box[2].start, box[2].stop):
+        file.seek(start + (k * rows + box[1].start) * row_length)
+        file.write(label_map[:, box[1], k].tobytes(order="F"))
+    file.truncate(start + label_map.size)
 
 
 def _write_nifti(file: BinaryIO, label_map: LabelMap, affine: NDArray[np.float64], is_compressed: bool) -> None:

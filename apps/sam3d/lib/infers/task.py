@@ -55,9 +55,10 @@ class Sam3DTask(InferTask):
             with self._model.ready() as predictor:
                 segmentation = self.segment(predictor, volume, request)
             segmented = time.perf_counter()
-            label_names, centroids = describe(segmentation.label_map, self._model.settings.labels)
+            label_map, box = segmentation.label_map, segmentation.box
+            label_names, centroids = describe(label_map, box, self._model.settings.labels)
             is_compressed = first_of(request.get("result_compress")) is True
-            path = self._replies.write(segmentation.label_map, volume.affine, file_format, is_compressed)
+            path = self._replies.write(label_map, box, volume.affine, file_format, is_compressed)
         latencies_ms = {
             "open": _ms(opened - start),
             **segmentation.report.latencies_ms,

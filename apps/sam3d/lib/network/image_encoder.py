@@ -115,15 +115,10 @@ class ImageEncoder(nn.Module):
         a depth-wise kernel. All three are linear, so they are one small kernel on the patch's own voxels; padding by
         the border's own value is what clamped interpolation does there (docs/decisions/0003).
         """
-        volume = rearrange(patch, "b 1 d h w -> b 1 h w d")  # the only place where the axes change order
-        stride, reach = self.settings.token_stride, self.settings.token_stride + 2
-        padded = F.pad(volume, (1, 1, 1, 1, 1, 1), mode="replicate").squeeze(1)
-        cells = padded.unfold(1, reach, stride).unfold(2, reach, stride).unfold(3, reach, stride)
-        kernel, bias = self._embedding_kernel()
-        embedded = F.linear(rearrange(cells, "b h w d i j k -> b h w d (i j k)"), kernel, bias)
-        return embedded + self._positions()
+        kernel, bias = self.embedding_kernel()
+        return F.linear(cells_of(patch, self.settings.token_stride), kernel, bias) + self.positions()
 
-    def _embedding_kernel(self) -> tuple[Tensor, Tensor]:
+    def embedding_kernel(self) -> tuple[Tensor, Tensor]:
         """Up-sampling, SAM's patch kernel and the slice kernel as one: weight (C, (s+2)^3) and bias (C)."""
         # The three input channels see the same data, so their kernels add up.
         in_plane = self.patch_embed.proj.weight.sum(dim=1)
@@ -133,11 +128,20 @@ class ImageEncoder(nn.Module):
         bias = self.slice_embed.bias + self.patch_embed.proj.bias * along_depth.sum(dim=1)
         return kernel.flatten(1), bias
 
-    def _positions(self) -> Tensor:
+    def positions(self) -> Tensor:
         """(1, h, w, d, C): SAM's in-plane table pooled to our grid, plus the depth table."""
         grid = self.settings.grid_size
         in_plane = F.adaptive_avg_pool2d(self.pos_embed.movedim(-1, 1), grid).movedim(1, -1)
         return in_plane[:, :, :, None] + self.depth_embed[:, None, None]
+
+
+def cells_of(patch: Tensor, stride: int) -> Tensor:
+    """What each token of a patch (B, 1, D, H, W) sees, its own voxels and one more each way: (B, h, w, d, voxels)."""
+    volume = rearrange(patch, "b 1 d h w -> b 1 h w d")  # the only place where the axes change order
+    reach = stride + 2
+    padded = F.pad(volume, (1, 1, 1, 1, 1, 1), mode="replicate").squeeze(1)
+    cells = padded.unfold(1, reach, stride).unfold(2, reach, stride).unfold(3, reach, stride)
+    return rearrange(cells, "b h w d i j k -> b h w d (i j k)")
 
 
 def upsampling_weights(settings: NetworkSettings) -> Tensor:

@@ -33,15 +33,19 @@ class PromptLayer(nn.Module):
 
     def forward(self, tokens: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
         """tokens (B, T, C) of the image, points (B, N, C); returns both, updated."""
+        queries, points = self.listen(points)
+        tokens = self.norm4(tokens + self.cross_attn_image_to_token(tokens, queries, queries))
+        return tokens, points
+
+    def listen(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """What the global queries (B, num_queries, C) heard from the points (B, N, C), and the points, updated."""
         count = self.global_query.shape[1]
         queries = torch.cat([self.global_query.expand(len(points), -1, -1), points], dim=1)
         # The first norm sees the attention alone; the residual joins before the second.
         queries = self.norm2(queries + self.norm1(self.self_attn(queries, queries, queries)))
         points = queries[:, count:]
         queries = queries[:, :count]
-        queries = self.norm3(queries + self.mlp(queries))
-        tokens = self.norm4(tokens + self.cross_attn_image_to_token(tokens, queries, queries))
-        return tokens, points
+        return self.norm3(queries + self.mlp(queries)), points
 
 
 class Transformer(nn.Module):
@@ -75,8 +79,7 @@ class PromptEncoder(nn.Module):
     ) -> Tensor:
         """feature (B, C, h, w, d); point_coords (B, N, 3) in patch voxels (d, h, w); point_labels (B, N); click maps
         (B, COUNT, h, w, d) where the network has them. Returns (B, C, h, w, d)."""
-        points = self.sample(feature, point_coords)
-        points = points + (point_labels == 0).to(points.dtype)[..., None] * self.background_embedding
+        points = self.points(feature, point_coords, point_labels)
         tokens = rearrange(feature, "b c h w d -> b (h w d) c")
         if self.click_proj is not None and maps is not None:
             tokens = tokens + self.click_proj(rearrange(maps, "b c h w d -> b (h w d) c"))
@@ -84,6 +87,11 @@ class PromptEncoder(nn.Module):
         grid = self.settings.grid_size
         prompted: Tensor = rearrange(tokens, "b (h w d) c -> b c h w d", h=grid, w=grid, d=grid)
         return prompted
+
+    def points(self, feature: Tensor, point_coords: Tensor, point_labels: Tensor) -> Tensor:
+        """What the image looks like at the points, (B, N, C), those of the background marked."""
+        points = self.sample(feature, point_coords)
+        return points + (point_labels == 0).to(points.dtype)[..., None] * self.background_embedding
 
     def sample(self, feature: Tensor, point_coords: Tensor) -> Tensor:
         """Features (B, N, C) at the points, trilinear; zero outside of the patch."""

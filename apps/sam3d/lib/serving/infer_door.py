@@ -59,7 +59,8 @@ def infer_door(app: InferApp, places: Places, limit_bytes: int, on_answer: Calla
         places.check()
         async with read_form(request, limit_bytes) as form:
             asked = {"model": model, "image": image}
-            reply = await places.run(lambda: _answer(app, asked, form, session_id, output), request.receive)
+            accepts = request.headers.get("accept-encoding", "")
+            reply = await places.run(lambda: _answer(app, asked, form, session_id, output, accepts), request.receive)
             if not form.image and not session_id and form.params.get("image", image) == image:
                 on_answer(image, client_of(request, form.params.get("client_id"), user))
             return reply
@@ -73,7 +74,9 @@ def infer_door(app: InferApp, places: Places, limit_bytes: int, on_answer: Calla
     return router
 
 
-def _answer(app: InferApp, asked: dict[str, Any], form: InferForm, session_id: str, output: str) -> Response:
+def _answer(
+    app: InferApp, asked: dict[str, Any], form: InferForm, session_id: str, output: str, accept_encoding: str
+) -> Response:
     datastore = app.datastore()
     check_output(output, datastore)
     with as_answers(), form.image_on_disk() as upload:
@@ -84,7 +87,7 @@ def _answer(app: InferApp, asked: dict[str, Any], form: InferForm, session_id: s
         try:
             if output == DICOM_SEG:
                 return dicom_seg_of(result, find_image(request["image"], datastore, ()))
-            return reply_to(result, output)
+            return reply_to(result, output, accept_encoding)
         finally:
             Path(result["file"]).unlink(missing_ok=True)
 

@@ -6,19 +6,21 @@ import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from uuid import uuid4
 
 from fastapi.responses import JSONResponse, Response
 from monailabel.datastore.dicom import DICOMWebDatastore
 from monailabel.interfaces.datastore import Datastore
 from monailabel.utils.others.generic import get_mime_type
-from requests_toolbelt import MultipartEncoder
 
 from lib.dicom_seg_writing import write_seg
 from lib.infers.failures import answer
 from lib.infers.reply import FORMATS
+from lib.serving.deflate import ENCODING, deflated, is_accepted
 from lib.volumes import open_volume
 
 DICOM_SEG = "dicom_seg"
+UNPACKED = (".nrrd", ".nii")
 OUTPUTS = ("image", "json", "all", DICOM_SEG)
 
 
@@ -30,21 +32,21 @@ def check_output(output: str, datastore: Datastore) -> None:
         raise answer(422, "output=dicom_seg needs DICOM studies: start the server on a DICOMweb address")
 
 
-def reply_to(result: dict[str, Any], output: str) -> Response:
-    """The answer with the mask's bytes (`image`), the params (`json`) or both (nothing, or `all`).
+def reply_to(result: dict[str, Any], output: str, accept_encoding: str) -> Response:
+    """The answer with the mask's bytes (`image`), the params (`json`) or both (nothing, or `all`); compressed where the
+    client's Accept-Encoding allows and the mask is not yet.
 
     From memory: a file would be left behind whenever a client goes away before it has read its answer.
     """
     params, mask = result["params"], Path(result["file"])
     if output == "json":
         return JSONResponse(params)
-    content, kind = mask.read_bytes(), get_mime_type(mask.name)
+    kind = get_mime_type(mask.name)
+    is_deflated = mask.suffix in UNPACKED and is_accepted(accept_encoding)
     if output == "image":
-        return _attachment(content, mask.name, kind)
-    form = MultipartEncoder(
-        {"params": (None, json.dumps(params), "application/json"), "image": (mask.name, content, kind)}
-    )
-    return Response(form.to_string(), media_type=form.content_type)
+        headers = {"content-disposition": f'attachment; filename="{mask.name}"'}
+        return _response(b"", mask, b"", kind, is_deflated, headers)
+    return _form(json.dumps(params), mask, kind, is_deflated)
 
 
 def dicom_seg_of(result: dict[str, Any], image_path: str) -> Response:
@@ -55,8 +57,30 @@ def dicom_seg_of(result: dict[str, Any], image_path: str) -> Response:
     with TemporaryDirectory() as folder:
         path = Path(folder) / "mask.dcm"
         write_seg(masks, mask.affine, Path(series), path)
-        return _attachment(path.read_bytes(), path.name, "application/dicom")
+        headers = {"content-disposition": f'attachment; filename="{path.name}"'}
+        return Response(path.read_bytes(), media_type="application/dicom", headers=headers)
 
 
-def _attachment(content: bytes, name: str, kind: str) -> Response:
-    return Response(content, media_type=kind, headers={"content-disposition": f'attachment; filename="{name}"'})
+def _form(params: str, mask: Path, kind: str, is_deflated: bool) -> Response:
+    """Params and mask as one form, written by hand: the mask of a large volume should not be copied for it."""
+    boundary = uuid4().hex
+    head = (
+        f'--{boundary}\r\nContent-Disposition: form-data; name="params"\r\nContent-Type: application/json\r\n\r\n'
+        f'{params}\r\n--{boundary}\r\nContent-Disposition: form-data; name="image"; filename="{mask.name}"\r\n'
+        f"Content-Type: {kind}\r\n\r\n"
+    ).encode()
+    tail = f"\r\n--{boundary}--\r\n".encode()
+    return _response(head, mask, tail, f"multipart/form-data; boundary={boundary}", is_deflated, {})
+
+
+def _response(head: bytes, mask: Path, tail: bytes, kind: str, is_deflated: bool, headers: dict[str, str]) -> Response:
+    headers = {**headers, "vary": "accept-encoding"}
+    if is_deflated:
+        content = deflated(head, mask, tail)
+        return Response(content, media_type=kind, headers={**headers, "content-encoding": ENCODING})
+    size = mask.stat().st_size
+    body = memoryview(bytearray(len(head) + size + len(tail)))
+    body[: len(head)], body[len(head) + size :] = head, tail
+    with mask.open("rb") as file:
+        file.readinto(body[len(head) : len(head) + size])
+    return Response(body, media_type=kind, headers=headers)
