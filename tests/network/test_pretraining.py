@@ -93,20 +93,3 @@ def test_two_processes_train_as_one(tmp_path):
 def test_a_team_larger_than_a_step_is_refused(tmp_path):
     with pytest.raises(TrainingError, match="a step has 2 patches, fewer than 3 processes: raise --batch"):
         trained(tmp_path, team=Team(3, 0))
-
-
-def test_a_kill_before_the_state_was_written_leaves_no_line_twice(tmp_path, monkeypatch):
-    unbroken = trained(tmp_path / "a")
-
-    def killed(*_):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr("lib.resumable._save", killed)
-        with pytest.raises(KeyboardInterrupt):
-            trained(tmp_path / "b")
-    assert len(losses(tmp_path / "b")) == 1
-    with (tmp_path / "b" / "log.jsonl").open("a") as log:
-        log.write('{"step": 3, "lo')  # cut in the middle
-    assert_same(trained(tmp_path / "b"), unbroken)
-    assert losses(tmp_path / "b") == losses(tmp_path / "a")

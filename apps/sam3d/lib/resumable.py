@@ -31,9 +31,10 @@ STATE, LOG = "state.pt", "log.jsonl"
 class Learner(Protocol):
     """What is learned, and how. `plan_json` names everything that decides the outcome."""
 
-    network: Sam3D
-    optimiser: torch.optim.Optimizer
-
+    @property
+    def network(self) -> Sam3D: ...
+    @property
+    def optimiser(self) -> torch.optim.Optimizer: ...
     @property
     def plan_json(self) -> str: ...
     @property
