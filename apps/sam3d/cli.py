@@ -101,15 +101,15 @@ def _evaluate_by_clicks(args: argparse.Namespace) -> int:
 
 def _evaluate_by_points(args: argparse.Namespace) -> int:
     from lib.parameter_counts import ParameterCounts, explained
-    from lib.published.protocol import AUTOMATIC, COUNTS, TOLERANCE_MM, PointResult, PointTest, Tested, evaluate_points
+    from lib.published.protocol import AUTOMATIC, COUNTS, TOLERANCE_MM, PointResult, PointTest, Subject, evaluate_points
     from lib.published.scorecards import write_point_scorecards
 
     dataset = _dataset(args)
     counts = AUTOMATIC if args.protocol == "automatic" else tuple(args.points or COUNTS)
     test = PointTest(counts, args.tolerance_mm or TOLERANCE_MM, args.seed)
-    tested = Tested.of(_settings(args))
-    results, notes = _told(evaluate_points(tested, _chosen_cases(args), dataset, test), PointResult, args)
-    weights, sizes = tested.predictor.card.as_json(), ParameterCounts.of(tested.network)
+    subject = Subject.of(_settings(args))
+    results, notes = _told(evaluate_points(subject, _chosen_cases(args), dataset, test), PointResult, args)
+    weights, sizes = subject.predictor.card.as_json(), ParameterCounts.of(subject.network)
     print(write_point_scorecards(results, notes, weights, dataset, test, sizes, args.out))
     print(explained())
     return 0

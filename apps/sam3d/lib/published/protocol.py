@@ -75,21 +75,21 @@ class PointTest:
 
 
 @dataclass(frozen=True)
-class Tested:
+class Subject:
     """A network, and the predictor around it, which gives the automatic answers."""
 
     network: Sam3D
     predictor: Predictor
 
     @classmethod
-    def of(cls, settings: Settings) -> Tested:
+    def of(cls, settings: Settings) -> Subject:
         """What the settings name. Raises WeightsError where that cannot be used."""
         network, card = open_network(settings)
         return cls(network, Predictor(network, card, settings))
 
 
 def evaluate_points(
-    tested: Tested, cases: Iterable[Case], dataset: KnownDataset, test: PointTest
+    subject: Subject, cases: Iterable[Case], dataset: KnownDataset, test: PointTest
 ) -> Iterator[PointResult | str]:
     """Results of the cases as they come, and a sentence for each that was left out."""
     for case in cases:
@@ -102,19 +102,19 @@ def evaluate_points(
         if not label.any():
             yield f"{case.name} was left out: its label has no voxel of value {dataset.target}"
             continue
-        yield _result(tested, case.name, volume, label, dataset, test)
+        yield _result(subject, case.name, volume, label, dataset, test)
 
 
 def _result(
-    tested: Tested, name: str, volume: Volume, label: Mask, dataset: KnownDataset, test: PointTest
+    subject: Subject, name: str, volume: Volume, label: Mask, dataset: KnownDataset, test: PointTest
 ) -> PointResult:
     scores: dict[int, Score] = {}
     masks: list[Mask] = []
     for count in test.counts:
-        # By name, so that a case gets the same points whatever else is tested.
+        # By name, so that a case gets the same points whatever else is subject.
         rng = np.random.default_rng([POINT_STREAM, test.seed, crc32(name.encode(errors="surrogatepass")), count])
         start = time.perf_counter()
-        mask = _answer(tested, volume, label, dataset, count, rng)
+        mask = _answer(subject, volume, label, dataset, count, rng)
         seconds = time.perf_counter() - start
         masks.append(mask)
         scores[count] = Score(dice(label, mask), surface_dice(label, mask, volume.spacing, test.tolerance_mm), seconds)
@@ -126,18 +126,18 @@ def _result(
 
 
 def _answer(
-    tested: Tested, volume: Volume, label: Mask, dataset: KnownDataset, count: int, rng: np.random.Generator
+    subject: Subject, volume: Volume, label: Mask, dataset: KnownDataset, count: int, rng: np.random.Generator
 ) -> Mask:
     if count == 0:
-        return np.asarray(tested.predictor.segment_automatically(volume).label_map == 1)
-    card = tested.predictor.card
+        return np.asarray(subject.predictor.segment_automatically(volume).label_map == 1)
+    card = subject.predictor.card
     reading = Reading.of(volume, dataset.axes)
     image = resampled(reading.turned(volume.array), reading.spacing(volume), card.spacing_mm)
     turned = reading.turned(label)
     points = drawn(on_grid_of(turned, image), count, rng)
     if not len(points):
         return np.zeros_like(label)  # a target thinner than the grid has no voxel to draw
-    probability = patch_probability(tested.network, image.numpy(), points, intensity_of(volume, card.intensity))
+    probability = patch_probability(subject.network, image.numpy(), points, intensity_of(volume, card.intensity))
     whole = F.interpolate(probability[None, None], size=turned.shape, mode="trilinear", align_corners=False)[0, 0]
     return reading.back((whole > 0.5).numpy())
 
