@@ -75,7 +75,7 @@ def test_a_crop_keeps_image_and_target_together(is_in_plane):
             # 100 HU apart, of 100 HU spread: 1, and half of it where a zoom blurs the border.
             brighter = patch[its_target == 1] - np.median(patch[its_target == 0])
             assert brighter.min() > 0.45
-            assert its_target.sum() < 500 or brighter.mean() > 0.9
+            assert its_target.sum() < 500 or brighter.mean() > 0.8
             found.append(its_target.sum())
     # Two in three are centred on the target, a wider crop of which is then cut at random.
     assert 12 <= len(found) <= 29

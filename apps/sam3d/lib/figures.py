@@ -35,15 +35,17 @@ class Snapshot:
 
     @classmethod
     def of(
-        cls, volume: Volume, label: Mask, masks: Sequence[Mask], click: Index, names: tuple[str, str] = CLICKS
+        cls, volume: Volume, label: Mask, masks: Sequence[Mask], click: Index, names: Sequence[str] = CLICKS
     ) -> Snapshot:
-        """Of a target and the first and last mask found, called `names`, on the volume's own grid (I, J, K)."""
+        """Of a target and the first and last mask found, called `names`, on the volume's own grid (I, J, K); of the
+        first alone where there is one name."""
         box = bounding_box(label)
         assert box is not None
         reach = [max(at - part.start, part.stop - at) for at, part in zip(click, box, strict=True)]
         side_mm = min(MOST_MM, 2 * float((volume.spacing * reach).max()) + 2 * MARGIN_MM)
         grid = PatchGrid.around(volume.affine, click, SIDE, side_mm / SIDE)
-        shown = [_planes(grid.sample(mask, fill=0)) for mask in (label, masks[0], masks[-1])]
+        outlined = (label, masks[0], masks[-1])[: 1 + len(names)]
+        shown = [_planes(grid.sample(mask, fill=0)) for mask in outlined]
         return cls(_windowed(volume, grid), dict(zip((TRUTH, *names), shown, strict=True)))
 
 
@@ -55,11 +57,11 @@ def draw_overlays(snapshots: Sequence[tuple[str, Snapshot]], path: Path) -> None
         row[0].set_title(title, loc="left", fontsize=9)
         for plane, panel in enumerate(row):
             panel.imshow(snapshot.image[plane], cmap="gray", vmin=0, vmax=255)
-            for coverage, colour in zip(snapshot.masks.values(), COLOURS, strict=True):
+            for coverage, colour in zip(snapshot.masks.values(), COLOURS, strict=False):
                 if coverage[plane].max() > 0.5 > coverage[plane].min():
                     panel.contour(coverage[plane], [0.5], colors=[colour], linewidths=1.2)
             panel.set_axis_off()
-    for name, colour in zip(snapshots[0][1].masks, COLOURS, strict=True):
+    for name, colour in zip(snapshots[0][1].masks, COLOURS, strict=False):
         axes[0, 0].plot([], [], color=colour, label=name)
     figure.legend(loc="outside lower center", ncols=len(COLOURS), fontsize=9)
     figure.savefig(path, dpi=100)

@@ -28,6 +28,7 @@ from lib.network.sam3d import Sam3D
 from lib.predictor import Predictor
 from lib.preprocess import intensity_of, normalise
 from lib.published.points import drawn
+from lib.published.results import points_named
 from lib.published.volumes import Reading, overlap, resampled
 from lib.settings import Intensity, Settings
 from lib.training import margin_of
@@ -61,8 +62,8 @@ class PointResult:
     snapshot: Snapshot
 
     def __str__(self) -> str:
-        parts = [f"{count} points {score.dice:.3f}/{score.nsd:.3f}" for count, score in self.scores.items()]
-        return f"{self.target.case}: Dice/NSD at {', '.join(parts)}"
+        parts = [f"{points_named(count)} {score.dice:.3f}/{score.nsd:.3f}" for count, score in self.scores.items()]
+        return f"{self.target.case}: Dice/NSD {', '.join(parts)}"
 
 
 @dataclass(frozen=True)
@@ -120,8 +121,8 @@ def _result(
         scores[count] = Score(dice(label, mask), surface_dice(label, mask, volume.spacing, test.tolerance_mm), seconds)
     voxels = int(label.sum())
     target = Target(name, str(dataset.target), voxels, voxels * float(np.prod(volume.spacing)) / 1000)
-    names = [f"{count} points" if count != 1 else "1 point" for count in test.counts]
-    shown = Snapshot.of(volume, label, masks, _middle(label), (names[0], names[-1]))
+    names = [points_named(count) for count in dict.fromkeys((test.counts[0], test.counts[-1]))]
+    shown = Snapshot.of(volume, label, masks, _middle(label), names)
     return PointResult(target, scores, shown)
 
 

@@ -52,7 +52,7 @@ def comparison(name: str, title: str, own: Mapping[int, Pair], tuned: str) -> st
     """The published table with our rows below, as Markdown. `own` has percents by the number of points; a set that was
     not published, by its `title`, gets a column of its own."""
     sets, titles = (SETS, TITLES) if name in SETS else ((*SETS, name), (*TITLES, title))
-    ours = [Row(f"ours, {_points(count)}", {name: pair}, tuned) for count, pair in own.items()]
+    ours = [Row(f"ours, {_answer(count)}", {name: pair}, tuned) for count, pair in own.items()]
     header = ["method", *(f"{each} {score}" for each in titles for score in ("Dice", "NSD")), "tuned parameters"]
     rows = [[row.method, *_cells(row, sets), row.tuned] for row in (*PUBLISHED, *ours)]
     return "\n".join(f"| {' | '.join(line)} |" for line in [header, ["---"] * len(header), *rows])
@@ -64,7 +64,11 @@ def _cells(row: Row, sets: Sequence[str]) -> list[str]:
     return [cell for pair in pairs for cell in ([f"{value:.2f}" for value in pair] if pair else ["", ""])]
 
 
-def _points(count: int) -> str:
+def _answer(count: int) -> str:
+    return f"{points_named(count)} a volume" if count else points_named(count)
+
+
+def points_named(count: int) -> str:
     if count == 0:
         return "automatic"
-    return f"{count} point{'s' if count > 1 else ''} a volume"
+    return f"{count} point{'s' if count > 1 else ''}"

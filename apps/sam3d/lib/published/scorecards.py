@@ -15,7 +15,7 @@ from lib.datasets.known import KnownDataset
 from lib.figures import draw_curves, draw_overlays, draw_sizes
 from lib.parameter_counts import ParameterCounts
 from lib.published.protocol import PointResult, PointTest
-from lib.published.results import Pair, comparison
+from lib.published.results import Pair, comparison, points_named
 
 Row = list[object]
 MOST_TOGETHER = 6
@@ -84,7 +84,7 @@ def _percents(results: Sequence[PointResult], count: int) -> Pair:
 def _draw(results: Sequence[PointResult], counts: Sequence[int], folder: Path) -> None:
     dices = [[result.scores[count].dice for count in counts] for result in results]
     draw_curves({"sam3d": dices}, folder / "dice.png", counts, "points")
-    by_count = {f"{count} points": [row[place] for row in dices] for place, count in enumerate(counts)}
+    by_count = {points_named(count): [row[place] for row in dices] for place, count in enumerate(counts)}
     draw_sizes([result.target.ml for result in results], by_count, folder / "sizes.png")
     shown = [(str(result), result.snapshot) for result in results]
     draw_overlays(shown[:MOST_TOGETHER], folder / "overlays.png")
