@@ -107,6 +107,8 @@ def _evaluate_by_points(args: argparse.Namespace) -> int:
     dataset = _dataset(args)
     counts = AUTOMATIC if args.protocol == "automatic" else tuple(args.points or COUNTS)
     test = PointTest(counts, args.tolerance_mm or TOLERANCE_MM, args.seed)
+    if args.checkpoint and not args.checkpoint.endswith(".safetensors"):
+        args.preset = args.preset or dataset.preset  # published weights bring no card that says it
     subject = Subject.of(_settings(args))
     results, notes = _told(evaluate_points(subject, _chosen_cases(args), dataset, test), PointResult, args)
     weights, sizes = subject.predictor.card.as_json(), ParameterCounts.of(subject.network)

@@ -19,7 +19,7 @@ from lib.dataset_training import DatasetOrder, plan_of, prepare, train
 from lib.datasets.known import DATASETS
 from lib.distributed import Team, run_together
 from lib.errors import TrainingError, WeightsError
-from lib.memory import check_memory
+from lib.memory import Thrift, check_memory, training_gib
 from lib.network.weights import save_weights
 from lib.predictor import load_predictor
 from lib.prompts import prompts_from_request
@@ -240,6 +240,14 @@ def test_an_epoch_shows_every_case_once_and_validates_in_the_middle_of_the_targe
     assert bright > drawn.patch[drawn.target == 0].mean() + 0.8
 
 
+def test_memory_is_estimated_near_what_was_measured():
+    vit_b = VARIANTS["vit_b"]
+    assert 8 < training_gib(vit_b, Thrift(is_checkpointed=True)) < 10.9
+    assert 33 < training_gib(vit_b, Thrift()) < 37
+    assert training_gib(vit_b, Thrift(True, True)) < training_gib(vit_b, Thrift(True)) - 2
+    assert training_gib(VARIANTS["tiny"], Thrift()) < 1.5
+
+
 def test_memory_that_runs_out_says_what_to_change(pairs, tmp_path, monkeypatch):
     def full(*_):
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
@@ -254,8 +262,8 @@ def test_too_little_memory_is_refused_before_anything_is_trained(pairs, tmp_path
     meminfo.write_text("MemTotal:       24000000 kB\nMemAvailable:    3145728 kB\n")
     monkeypatch.setattr(memory, "MEMINFO", meminfo)
     with pytest.raises(TrainingError, match=r"training vit_b takes about \d+\.\d GiB and 3\.0 GiB are free: give"):
-        check_memory("vit_b", VARIANTS["vit_b"], True, torch.device("cpu"))
-    check_memory("tiny", VARIANTS["tiny"], False, torch.device("cpu"))
+        check_memory("vit_b", VARIANTS["vit_b"], Thrift(True), torch.device("cpu"))
+    check_memory("tiny", VARIANTS["tiny"], Thrift(), torch.device("cpu"))
     meminfo.write_text("MemAvailable:    1024 kB\n")
     with pytest.raises(TrainingError, match="training small takes about"):
         trained(tmp_path / "run", pairs)

@@ -30,7 +30,8 @@ from lib.datasets.statistics import intensity_for
 from lib.distributed import Team
 from lib.errors import TrainingError
 from lib.fetch import sha256_of
-from lib.memory import WAY_OUT, check_memory, is_out_of_memory
+from lib.finetuning import PUBLISHED_LEARNING_RATE
+from lib.memory import WAY_OUT, Thrift, check_memory, is_out_of_memory
 from lib.network.build import build_sam3d
 from lib.network.sam3d import Sam3D
 from lib.network.weights import Card
@@ -49,6 +50,8 @@ CACHE = "prepared"
 MAX_VALUES = 255
 INTERACTIVE_STEPS, INTERACTIVE_STRETCH = 3000, 50
 INTERACTIVE_BATCH = 4
+# Where every parameter learns, as in pre-training on synthetic patches.
+ALL_LEARNING_RATE = 2e-3
 # Processes that prepare patches for a GPU; a CPU is busy enough.
 WORKERS = 4
 
@@ -121,7 +124,8 @@ def prepare(order: DatasetOrder) -> Prepared:
 def train(order: DatasetOrder, prepared: Prepared, team: Team) -> tuple[Sam3D, Card]:
     """The network at its lowest validation loss, and its papers. Raises TrainingError where memory runs out."""
     device = torch.device(order.device)
-    check_memory(order.variant, VARIANTS[order.variant], order.is_checkpointed, device)
+    thrift = Thrift(order.is_checkpointed, order.has_bfloat16)
+    check_memory(order.variant, VARIANTS[order.variant], thrift, device)
     plan = plan_of(order, prepared)
     network, parent = beginning(order)
     card = _card(order, prepared, plan, network, parent)
@@ -145,35 +149,30 @@ def plan_of(order: DatasetOrder, prepared: Prepared) -> DatasetPlan:
     content = json.dumps([asdict(prepared.split), asdict(prepared.intensity), order.dataset.target, order.zooms])
     data = sha256(content.encode()).hexdigest()
     tune = order.tune or _usual_tune(order)
-    common = {
-        "recipe": order.recipe,
-        "tune": tune,
-        "seed": order.seed,
-        "has_bfloat16": order.has_bfloat16,
-        "is_checkpointed": order.is_checkpointed,
-        "data": data,
-    }
-    if order.recipe == PUBLISHED:
-        batch = order.batch or 1
-        per_epoch = max(1, n_training // batch)
-        return DatasetPlan(
-            steps=order.steps or PUBLISHED_EPOCHS * per_epoch,
-            steps_per_epoch=per_epoch,
-            batch_size=batch,
-            learning_rate=order.learning_rate or 4e-4,
-            **common,  # type: ignore[arg-type]
-        )
-    steps = order.steps or INTERACTIVE_STEPS
-    return DatasetPlan(
+    is_published = order.recipe == PUBLISHED
+    batch = order.batch or (1 if is_published else INTERACTIVE_BATCH)
+    per_epoch = max(1, n_training // batch)
+    steps = order.steps or (PUBLISHED_EPOCHS * per_epoch if is_published else INTERACTIVE_STEPS)
+    plan = DatasetPlan(
+        recipe=order.recipe,
         steps=steps,
-        steps_per_epoch=min(INTERACTIVE_STRETCH, steps),
-        batch_size=order.batch or INTERACTIVE_BATCH,
-        learning_rate=order.learning_rate or (2e-3 if tune == TUNE_ALL else 4e-4),
+        steps_per_epoch=per_epoch if is_published else min(INTERACTIVE_STRETCH, steps),
+        batch_size=batch,
+        learning_rate=order.learning_rate or (ALL_LEARNING_RATE if tune == TUNE_ALL else PUBLISHED_LEARNING_RATE),
+        tune=tune,
+        seed=order.seed,
+        has_bfloat16=order.has_bfloat16,
+        is_checkpointed=order.is_checkpointed,
+        data=data,
+    )
+    if is_published:
+        return plan
+    return replace(
+        plan,
         warmup_steps=min(100, steps // 10),
         weight_decay=0.01 if tune == TUNE_ALL else 0.0,
         average_decay=0.998,
         clicks=ClickPlan(order.rounds, automatic_share=0.05, random_share=0.4, has_varied_rounds=True),
-        **common,  # type: ignore[arg-type]
     )
 
 
