@@ -1,7 +1,8 @@
 """The interactive protocol: a simulated user clicks, sees the mask, corrects its largest error, and all is scored.
 
 The first click is the middle of the target; every later one the middle of the largest error (lib.clicks). Dice and NSD
-(2 mm) are kept after each click. A user who finds no error is done, and the last scores repeat.
+(at 2 mm unless told otherwise) are kept after each click. A user who finds no error is done, and the last scores
+repeat.
 """
 
 from __future__ import annotations
@@ -108,7 +109,12 @@ class Result:
 
 
 def evaluate_target(
-    segment: Segmenter, label: Mask, spacing: NDArray[np.float64], n_clicks: int, seed: int = 0
+    segment: Segmenter,
+    label: Mask,
+    spacing: NDArray[np.float64],
+    n_clicks: int,
+    seed: int = 0,
+    tolerance_mm: float = TOLERANCE_MM,
 ) -> tuple[list[Round], list[Mask]]:
     """Up to `n_clicks` rounds on one target (I, J, K), and the masks after the first and the last of them."""
     rng = np.random.default_rng(seed)  # breaks ties
@@ -118,7 +124,7 @@ def evaluate_target(
     masks: list[Mask] = []
     while True:
         clicks.append((click, is_foreground))
-        played, mask = _played(segment, clicks, label, spacing)
+        played, mask = _played(segment, clicks, label, spacing, tolerance_mm)
         rounds.append(played)
         masks = [*masks[:1], mask]
         correction = next_click(label, mask, spacing, rng) if len(rounds) < n_clicks else None
@@ -127,20 +133,31 @@ def evaluate_target(
         click, is_foreground = correction
 
 
-def replay(segment: Segmenter, rounds: Sequence[Round], label: Mask, spacing: NDArray[np.float64]) -> list[Round]:
+def replay(
+    segment: Segmenter,
+    rounds: Sequence[Round],
+    label: Mask,
+    spacing: NDArray[np.float64],
+    tolerance_mm: float = TOLERANCE_MM,
+) -> list[Round]:
     """The rounds of another method that is given the very same clicks."""
     clicks = [(turn.click, turn.is_foreground) for turn in rounds]
-    return [_played(segment, clicks[:count], label, spacing)[0] for count in range(1, len(clicks) + 1)]
+    counts = range(1, len(clicks) + 1)
+    return [_played(segment, clicks[:count], label, spacing, tolerance_mm)[0] for count in counts]
 
 
 def _played(
-    segment: Segmenter, clicks: Sequence[tuple[Index, bool]], label: Mask, spacing: NDArray[np.float64]
+    segment: Segmenter,
+    clicks: Sequence[tuple[Index, bool]],
+    label: Mask,
+    spacing: NDArray[np.float64],
+    tolerance_mm: float,
 ) -> tuple[Round, Mask]:
     click, is_foreground = clicks[-1]
     start = time.perf_counter()
     answer = segment([at for at, inside in clicks if inside], [at for at, inside in clicks if not inside])
     seconds = time.perf_counter() - start
-    scores = dice(label, answer.mask), surface_dice(label, answer.mask, spacing, TOLERANCE_MM)
+    scores = dice(label, answer.mask), surface_dice(label, answer.mask, spacing, tolerance_mm)
     return Round(click, is_foreground, *scores, seconds, answer.patches, answer.encoder_calls), answer.mask
 
 
@@ -163,7 +180,12 @@ def _segmenter_by(baseline: Baseline, volume: Volume) -> Segmenter:
 
 
 def evaluate(
-    predictor: Predictor, cases: Iterable[Case], n_clicks: int, max_targets: int, has_baselines: bool = False
+    predictor: Predictor,
+    cases: Iterable[Case],
+    n_clicks: int,
+    max_targets: int,
+    has_baselines: bool = False,
+    tolerance_mm: float = TOLERANCE_MM,
 ) -> Iterator[Result | str]:
     """Results of the targets as they come, each followed by the baselines'; and a sentence for what was left out."""
     for case in cases:
@@ -183,17 +205,27 @@ def evaluate(
                 yield f"{case.name}: label {name} was left out, for it has {voxels} voxels only"
                 continue
             target = Target(case.name, name, voxels, voxels * float(np.prod(volume.spacing)) / 1000)
-            yield from _results(predictor, volume, label, target, n_clicks, has_baselines)
+            game = Game(n_clicks, tolerance_mm, has_baselines)
+            yield from _results(predictor, volume, label, target, game)
 
 
-def _results(
-    predictor: Predictor, volume: Volume, label: Mask, target: Target, n_clicks: int, has_baselines: bool
-) -> Iterator[Result]:
-    rounds, masks = evaluate_target(segmenter_of(predictor, volume), label, volume.spacing, n_clicks)
+@dataclass(frozen=True)
+class Game:
+    """How long it is played, how surfaces are compared, and whether classical methods get the same clicks."""
+
+    n_clicks: int
+    tolerance_mm: float = TOLERANCE_MM
+    has_baselines: bool = False
+
+
+def _results(predictor: Predictor, volume: Volume, label: Mask, target: Target, game: Game) -> Iterator[Result]:
+    n_clicks, tolerance_mm = game.n_clicks, game.tolerance_mm
+    segment = segmenter_of(predictor, volume)
+    rounds, masks = evaluate_target(segment, label, volume.spacing, n_clicks, tolerance_mm=tolerance_mm)
     snapshot = Snapshot.of(volume, label, masks, rounds[0].click)
     yield Result(target, OWN_METHOD, tuple(rounds), n_clicks, snapshot)
-    for method, baseline in BASELINES.items() if has_baselines else ():
-        played = replay(_segmenter_by(baseline, volume), rounds, label, volume.spacing)
+    for method, baseline in BASELINES.items() if game.has_baselines else ():
+        played = replay(_segmenter_by(baseline, volume), rounds, label, volume.spacing, tolerance_mm)
         yield Result(target, method, tuple(played), n_clicks)
 
 

@@ -21,27 +21,32 @@ Mask = NDArray[np.bool_]
 PLANES = ("axial", "coronal", "sagittal")
 SIDE = 160  # pixels of a plane
 MARGIN_MM, MOST_MM = 15.0, 500.0
-COLOURS = {"truth": "#00e676", "after the first click": "#ffb000", "after the last click": "#ff4081"}
+COLOURS = ("#00e676", "#ffb000", "#ff4081")
+TRUTH, CLICKS = "truth", ("after the first click", "after the last click")
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Three planes through a click, seen as radiologists do: image (3, P, P) uint8, and of each outlined mask (the
-    keys of COLOURS) the coverage (3, P, P), 0 to 1."""
+    """Three planes through a click, seen as radiologists do: image (3, P, P) uint8, and of each outlined mask, by name
+    and in the order of COLOURS, the coverage (3, P, P), 0 to 1."""
 
     image: NDArray[np.uint8]
     masks: Mapping[str, NDArray[np.float32]]
 
     @classmethod
-    def of(cls, volume: Volume, label: Mask, masks: Sequence[Mask], click: Index) -> Snapshot:
-        """Of a target and the first and last mask found, on the volume's own grid (I, J, K)."""
+    def of(
+        cls, volume: Volume, label: Mask, masks: Sequence[Mask], click: Index, names: Sequence[str] = CLICKS
+    ) -> Snapshot:
+        """Of a target and the first and last mask found, called `names`, on the volume's own grid (I, J, K); of the
+        first alone where there is one name."""
         box = bounding_box(label)
         assert box is not None
         reach = [max(at - part.start, part.stop - at) for at, part in zip(click, box, strict=True)]
         side_mm = min(MOST_MM, 2 * float((volume.spacing * reach).max()) + 2 * MARGIN_MM)
         grid = PatchGrid.around(volume.affine, click, SIDE, side_mm / SIDE)
-        shown = [_planes(grid.sample(mask, fill=0)) for mask in (label, masks[0], masks[-1])]
-        return cls(_windowed(volume, grid), dict(zip(COLOURS, shown, strict=True)))
+        outlined = (label, masks[0], masks[-1])[: 1 + len(names)]
+        shown = [_planes(grid.sample(mask, fill=0)) for mask in outlined]
+        return cls(_windowed(volume, grid), dict(zip((TRUTH, *names), shown, strict=True)))
 
 
 def draw_overlays(snapshots: Sequence[tuple[str, Snapshot]], path: Path) -> None:
@@ -52,27 +57,45 @@ def draw_overlays(snapshots: Sequence[tuple[str, Snapshot]], path: Path) -> None
         row[0].set_title(title, loc="left", fontsize=9)
         for plane, panel in enumerate(row):
             panel.imshow(snapshot.image[plane], cmap="gray", vmin=0, vmax=255)
-            for name, coverage in snapshot.masks.items():
+            for coverage, colour in zip(snapshot.masks.values(), COLOURS, strict=False):
                 if coverage[plane].max() > 0.5 > coverage[plane].min():
-                    panel.contour(coverage[plane], [0.5], colors=[COLOURS[name]], linewidths=1.2)
+                    panel.contour(coverage[plane], [0.5], colors=[colour], linewidths=1.2)
             panel.set_axis_off()
-    for name, colour in COLOURS.items():
+    for name, colour in zip(snapshots[0][1].masks, COLOURS, strict=False):
         axes[0, 0].plot([], [], color=colour, label=name)
     figure.legend(loc="outside lower center", ncols=len(COLOURS), fontsize=9)
     figure.savefig(path, dpi=100)
 
 
-def draw_curves(curves: Mapping[str, Sequence[Sequence[float]]], path: Path) -> None:
-    """Dice (targets, clicks) of each method against the number of clicks, as a PNG: the mean and the middle half."""
+def draw_curves(
+    curves: Mapping[str, Sequence[Sequence[float]]],
+    path: Path,
+    counts: Sequence[int] | None = None,
+    unit: str = "clicks",
+) -> None:
+    """Dice (targets, counts) of each method against the number of clicks, 1, 2, ... unless `counts` says otherwise, as
+    a PNG: the mean and the middle half."""
     figure = Figure(figsize=(6, 4), layout="constrained", facecolor="white")
     panel = figure.subplots()
     for method, rows in curves.items():
         dices = np.asarray(rows)
-        clicks = np.arange(1, dices.shape[1] + 1)
+        clicks = np.arange(1, dices.shape[1] + 1) if counts is None else np.asarray(counts)
         (line,) = panel.plot(clicks, dices.mean(axis=0), marker="o", label=f"{method}, mean of {len(dices)} targets")
         low, high = np.percentile(dices, [25, 75], axis=0)
         panel.fill_between(clicks, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
-    panel.set(xlabel="clicks", ylabel="Dice", ylim=(0, 1), xticks=clicks)
+    panel.set(xlabel=unit, ylabel="Dice", ylim=(0, 1), xticks=clicks)
+    panel.grid(alpha=0.3)
+    panel.legend(loc="lower right", fontsize=9)
+    figure.savefig(path, dpi=100)
+
+
+def draw_sizes(ml: Sequence[float], scores: Mapping[str, Sequence[float]], path: Path) -> None:
+    """Dice of each target against its size in ml, on a scale of powers of ten, for each named answer; as a PNG."""
+    figure = Figure(figsize=(6, 4), layout="constrained", facecolor="white")
+    panel = figure.subplots()
+    for name, dices in scores.items():
+        panel.scatter(ml, dices, label=name, alpha=0.7, s=28)
+    panel.set(xlabel="size of the target, ml", ylabel="Dice", ylim=(0, 1), xscale="log")
     panel.grid(alpha=0.3)
     panel.legend(loc="lower right", fontsize=9)
     figure.savefig(path, dpi=100)

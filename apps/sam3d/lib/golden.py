@@ -10,17 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from lib.errors import SettingsError
 from lib.network.build import build_sam3d
-from lib.network.sam3d import Sam3D
+from lib.parameter_counts import NEVER_USED, VARIANT, counts_of_variant
 from lib.parity import Filler, case_meta, check_case, fill_parameters
 from lib.settings import VARIANTS
-
-VARIANT = "vit_b"  # every recorded case is of this size
-# Of the published prompt encoder: parameters that no answer depends on.
-NEVER_USED = 263_424
 
 
 @dataclass(frozen=True)
@@ -56,13 +51,9 @@ def check_folder(folder: Path, filler: Filler) -> Iterator[Verdict]:
 
 def tuned_parameters() -> str:
     """How many parameters the published method trains, in one line."""
-    with torch.device("meta"):
-        network = Sam3D(VARIANTS[VARIANT])
-    network.freeze_sam(has_norms=True)
-    own = network.prompt_encoder.background_embedding.numel()  # ours, which the published method lacks
-    trained = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad) - own
+    counts = counts_of_variant(VARIANT)
     return (
-        f"{VARIANT}: {trained + NEVER_USED:,} tuned parameters as the method trains it, {NEVER_USED:,} of them in an "
+        f"{VARIANT}: {counts.as_published:,} tuned parameters as the method trains it, {NEVER_USED:,} of them in an "
         "attention of the published prompt encoder that is never used and that this network leaves away"
     )
 

@@ -3,9 +3,9 @@ own held-out phantoms."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lib.cases import Case as FilePair
+from lib.datasets.listing import labelled_cases
 from lib.errors import VolumeError
 from lib.synthesis.phantoms import held_out_cases
 from lib.volumes import Volume, make_volume, open_volume
-
-IMAGE_ENDING, LABEL_ENDING = "_image.nii.gz", "_label.nii.gz"
-NIFTI_ENDING = ".nii.gz"
 
 Labelled = tuple[Volume, NDArray[Any]]
 
@@ -33,16 +32,23 @@ class Case:
 
 
 def cases_in(folder: Path) -> list[Case]:
-    """The cases of a folder, by name: `*_image.nii.gz` beside `*_label.nii.gz` at any depth, or imagesTr and labelsTr.
+    """The cases of a folder or datalist, by name (lib.datasets.listing). Raises VolumeError where there is none."""
+    return [opened_later(case) for case in labelled_cases(folder).cases]
 
-    Raises VolumeError where there is none.
-    """
-    cases = _decathlon_cases(folder) if (folder / "labelsTr").is_dir() else _paired_cases(folder)
-    if not cases:
-        raise VolumeError(
-            f"{folder.name} holds no labelled case: put *{IMAGE_ENDING} beside *{LABEL_ENDING}, or imagesTr, labelsTr"
-        )
-    return cases
+
+def opened_later(case: FilePair) -> Case:
+    """A case on disk, whose label must lie on its image's grid."""
+    return Case(case.id, partial(read_pair, case.image, case.label), case.value_names or {})
+
+
+def with_value(case: Case, value: int) -> Case:
+    """The case with one value of its label map alone."""
+
+    def load() -> Labelled:
+        volume, label_map = case.load()
+        return volume, np.where(label_map == value, label_map, 0)
+
+    return Case(case.name, load, case.label_names)
 
 
 def phantom_cases(count: int, family: str, seed: int = 0) -> Iterator[Case]:
@@ -52,57 +58,17 @@ def phantom_cases(count: int, family: str, seed: int = 0) -> Iterator[Case]:
         yield Case(name, _kept(make_volume(array, affine, name), label.astype(np.uint8)))
 
 
-def _paired_cases(folder: Path) -> list[Case]:
-    cases = []
-    for image in sorted(folder.rglob(f"[!.]*{IMAGE_ENDING}")):
-        name = image.name.removesuffix(IMAGE_ENDING)
-        label = image.with_name(name + LABEL_ENDING)
-        if label.is_file():
-            cases.append(Case(image.with_name(name).relative_to(folder).as_posix(), _read(image, label)))
-    return cases
-
-
-def _decathlon_cases(folder: Path) -> list[Case]:
-    names = _label_names(folder / "dataset.json")
-    cases = []
-    for label in sorted((folder / "labelsTr").glob(f"[!.]*{NIFTI_ENDING}")):
-        name = label.name.removesuffix(NIFTI_ENDING)
-        # The second name is that of nnU-Net, which numbers the channels of an image.
-        images = [folder / "imagesTr" / f"{name}{end}" for end in (NIFTI_ENDING, f"_0000{NIFTI_ENDING}")]
-        cases += [Case(name, _read(image, label), names) for image in images if image.is_file()]
-    return cases
-
-
-def _label_names(path: Path) -> dict[int, str]:
-    """Names by value from `dataset.json`, written as {"1": "tumour"} or {"tumour": 1}; empty without that file."""
-    if not path.is_file():
-        return {}
-    try:
-        pairs = json.loads(path.read_text()).get("labels", {}).items()
-        return {int(value): str(name) for value, name in map(_value_first, pairs)}
-    except (ValueError, AttributeError, TypeError) as error:
-        raise VolumeError(f"{path.name} does not name labels by their values: {error}") from error
-
-
-def _value_first(pair: tuple[str, Any]) -> tuple[Any, Any]:
-    return pair if pair[0].isdecimal() else (pair[1], pair[0])
-
-
-def _read(image: Path, label: Path) -> Callable[[], Labelled]:
-    def load() -> Labelled:
-        volume, truth = open_volume(image), open_volume(label)
-        if truth.shape != volume.shape:
-            raise VolumeError(
-                f"{label.name} has shape {truth.shape}, its image {volume.shape}: they must lie on one grid"
-            )
-        corners = np.array(list(product(*((0, length) for length in volume.shape))))
-        shift = (truth.affine - volume.affine)[:3]
-        apart_mm = float(np.abs(corners @ shift[:, :3].T + shift[:, 3]).max())
-        if apart_mm > volume.spacing.min() / 2:
-            raise VolumeError(f"{label.name} lies {apart_mm:.1f} mm off its image: they must lie on one grid")
-        return volume, truth.array
-
-    return load
+def read_pair(image: Path, label: Path) -> Labelled:
+    """An image and its label map. Raises VolumeError where one cannot be read, or lies elsewhere than the other."""
+    volume, truth = open_volume(image), open_volume(label)
+    if truth.shape != volume.shape:
+        raise VolumeError(f"{label.name} has shape {truth.shape}, its image {volume.shape}: they must lie on one grid")
+    corners = np.array(list(product(*((0, length) for length in volume.shape))))
+    shift = (truth.affine - volume.affine)[:3]
+    apart_mm = float(np.abs(corners @ shift[:, :3].T + shift[:, 3]).max())
+    if apart_mm > volume.spacing.min() / 2:
+        raise VolumeError(f"{label.name} lies {apart_mm:.1f} mm off its image: they must lie on one grid")
+    return volume, truth.array
 
 
 def _kept(volume: Volume, label_map: NDArray[Any]) -> Callable[[], Labelled]:

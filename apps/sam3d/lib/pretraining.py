@@ -1,16 +1,15 @@
 """Training the demo network from nothing, on endless synthetic patches: seeded, resumable, on any machine.
 
-The loop is that of `lib.training_loop`; this module brings the stream of patches and what to keep after each stretch.
+The run is that of `lib.resumable`; this module brings the stream of patches and the step.
 """
 
 from __future__ import annotations
 
-import io
 import json
-import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,17 +18,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from lib.distributed import Team
-from lib.errors import TrainingError, WeightsError
+from lib.errors import TrainingError
 from lib.network.build import build_sam3d
 from lib.network.sam3d import Sam3D
-from lib.network.weights import write_atomically
 from lib.phantom_views import phantom_view
+from lib.resumable import learn
 from lib.settings import NetworkSettings
 from lib.synthesis.patches import training_patch, training_rng
 from lib.training import ClickPlan, MovingAverage, dice_of, training_step
-from lib.training_loop import Epoch, Loop, descend, run_loop
-
-logger = logging.getLogger(__name__)
+from lib.training_loop import Batch, descend
 
 # First elements of seeds, beside those of patches (1), phantoms (2, 3), the gate (4), cases (5) and rehearsal (8).
 CLICK_STREAM, CHANCE_STREAM, VIEW_STREAM = 6, 7, 9
@@ -109,100 +106,62 @@ def pretrain(
     network = build_sam3d(network_settings, seed=plan.seed).to(device).train()
     if start is not None:
         network.load_state_dict(start)
-    optimiser = torch.optim.AdamW(network.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay)
-    average = MovingAverage(network, plan.average_decay)
-    run = _Run(plan, network, optimiser, average, folder, team)
-    run.resume()
-    while run.step < plan.steps:
-        run.stretch()
-        if team.is_leader:
-            run.save()
+    learner = _Synthetic(plan, network, team)
+    learn(learner, folder, team)
     averaged = build_sam3d(network_settings)
-    averaged.load_state_dict(average.state)
+    averaged.load_state_dict(learner.average.state)
     return averaged
 
 
-class _Run:
-    """The state of one pre-training run and how it moves on."""
+class _Synthetic:
+    """A network that learns from synthetic patches, and the average of its last steps (lib.resumable.Learner)."""
 
-    def __init__(
-        self,
-        plan: PretrainingPlan,
-        network: Sam3D,
-        optimiser: torch.optim.AdamW,
-        average: MovingAverage,
-        folder: Path,
-        team: Team,
-    ) -> None:
-        self.team = team
-        self.plan, self.network, self.optimiser, self.average = plan, network, optimiser, average
-        self.path = folder / "state.pt"
-        self.log_path = folder / "log.jsonl"
+    def __init__(self, plan: PretrainingPlan, network: Sam3D, team: Team) -> None:
+        self.plan, self.network, self.team = plan, network, team
+        self.optimiser = torch.optim.AdamW(network.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay)
+        self.average = MovingAverage(network, plan.average_decay)
         self.device = next(network.parameters()).device
-        self.step = 0
 
-    def stretch(self) -> None:
-        """The next `plan.stretch` steps, as one epoch of MONAI's trainer."""
-        plan, steps = self.plan, min(self.plan.stretch, self.plan.steps - self.step)
-        size = self.network.settings.patch_size
-        patches = SyntheticPatches(size, plan, self.team, range(self.step, self.step + steps))
-        loader = DataLoader(patches, batch_size=None, num_workers=0 if self.device.type == "cpu" else 1)
-        run_loop(self.network, self.optimiser, loader, self._update, Loop(1, steps, self._report))
+    @property
+    def plan_json(self) -> str:
+        return json.dumps(asdict(self.plan))
 
-    def _report(self, epoch: Epoch) -> None:
-        if not self.team.is_leader:
-            return
-        entry = {"step": self.step, "loss": epoch.loss, "dice": epoch.dice}
-        logger.info(
-            "step %d of %d: loss %.3f, last-click dice %.3f", self.step, self.plan.steps, epoch.loss, epoch.dice
-        )
-        with self.log_path.open("a") as log:
-            log.write(json.dumps(entry) + "\n")
+    @property
+    def steps(self) -> int:
+        return self.plan.steps
 
-    def _update(self, patch: Tensor, target: Tensor) -> tuple[float, float]:
+    @property
+    def stretch(self) -> int:
+        return self.plan.stretch
+
+    def loader(self, steps: range) -> DataLoader[Batch]:
+        patches = SyntheticPatches(self.network.settings.patch_size, self.plan, self.team, steps)
+        return DataLoader(patches, batch_size=None, num_workers=0 if self.device.type == "cpu" else 1)
+
+    def update(self, step: int, patch: Tensor, target: Tensor) -> tuple[float, float]:
         """One optimiser step."""
         plan = self.plan
         self.optimiser.zero_grad(set_to_none=True)
-        numbers = self.team.share(self.step * plan.batch_size, plan.batch_size)
+        numbers = self.team.share(step * plan.batch_size, plan.batch_size)
         # Users draw from streams of their own: with the patch's they would repeat what made it.
         rngs = [np.random.default_rng([CLICK_STREAM, plan.seed, number]) for number in numbers]
-        chances = np.random.default_rng([CHANCE_STREAM, plan.seed, self.step])
+        chances = np.random.default_rng([CHANCE_STREAM, plan.seed, step])
         share = len(patch) / plan.batch_size
         with torch.autocast(patch.device.type, torch.bfloat16, enabled=plan.has_bfloat16):
             loss, logits = training_step(self.network, patch, target, plan.clicks, rngs, chances)
         (loss * share).backward()
         self.team.sum_gradients(self.network.parameters())
-        descend(self.optimiser, [self.network.parameters()], plan.max_gradient_norm, plan.learning_rate_at(self.step))
+        descend(self.optimiser, [self.network.parameters()], plan.max_gradient_norm, plan.learning_rate_at(step))
         self.average.update(self.network)
-        self.step += 1
         values = [share * float(loss.detach()), share * dice_of(logits.detach(), target)]
         mean_loss, mean_dice = self.team.sum_values(values, patch.device)
         return mean_loss, mean_dice
 
-    def save(self) -> None:
-        state = {
-            "plan": json.dumps(asdict(self.plan)),
-            "step": self.step,
-            "network": self.network.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-            "average": self.average.state,
-            "updates": self.average.updates,
-        }
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
-        write_atomically(self.path, buffer.getvalue())
+    def measured(self, step: int) -> Mapping[str, float]:
+        return {}
 
-    def resume(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        if not self.path.exists():
-            return
-        state = torch.load(self.path, weights_only=True)
-        if state["plan"] != json.dumps(asdict(self.plan)):
-            raise WeightsError(
-                f"{self.path.parent.name} holds a run of another plan: name a new folder, or the same plan"
-            )
-        self.network.load_state_dict(state["network"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.average.state, self.average.updates = state["average"], state["updates"]
-        self.step = state["step"]
-        logger.info("going on from step %d", self.step)
+    def remembered(self) -> Mapping[str, Any]:
+        return {"average": self.average.state, "updates": self.average.updates}
+
+    def remember(self, state: Mapping[str, Any]) -> None:
+        self.average.state, self.average.updates = dict(state["average"]), int(state["updates"])

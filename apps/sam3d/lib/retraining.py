@@ -36,6 +36,7 @@ from lib.gate import (
     gather_evidence,
     reference_patches,
 )
+from lib.memory import is_out_of_memory
 from lib.network.deltas import as_stored, put_state, tuned_state
 from lib.network.sam3d import Sam3D
 from lib.network.weights import Card
@@ -57,7 +58,6 @@ VALIDATION_SEED = 1_000_000_007
 DRAWS_PER_PATCH = 40
 MOST_FILLED = 0.5
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-CPU_OUT_OF_MEMORY = "can't allocate memory"
 
 Handlers = Callable[[Path], list[Any]]
 
@@ -377,11 +377,6 @@ def doubtful(store: CaseStore, cases: Sequence[str]) -> dict[str, str]:
                     "with --conf trust_labels true"
                 )
     return doubts
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the GPU's or the machine's memory has run out; PyTorch raises a bare RuntimeError for the latter."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or CPU_OUT_OF_MEMORY in str(error)
 
 
 def _as_known(error: Exception) -> Sam3DError | None:

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from lib.evaluation import MARKS, Result, by_method, summarise
-from lib.figures import Snapshot, draw_curves, draw_overlays
+from lib.figures import Snapshot, draw_curves, draw_overlays, draw_sizes
 
 Row = list[object]
 
 
 def write_scorecards(results: Sequence[Result], notes: Sequence[str], weights: Mapping[str, Any], folder: Path) -> None:
-    """Write targets.csv, summary.json, tables.md, dice.png and overlays.png into a folder."""
+    """Write targets.csv, summary.json, tables.md, dice.png, sizes.png and overlays.png into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     summaries = {method: summarise(own) for method, own in by_method(results).items()}
     with (folder / "targets.csv").open("w", newline="") as file:
@@ -25,6 +25,9 @@ def write_scorecards(results: Sequence[Result], notes: Sequence[str], weights: M
     parts = [averages(results), each_target(results), "\n".join(f"- {note}" for note in notes)]
     (folder / "tables.md").write_text("\n\n".join(part for part in parts if part) + "\n")
     draw_curves({method: [r.dices for r in own] for method, own in by_method(results).items()}, folder / "dice.png")
+    own = by_method(results)[results[0].method]
+    marks = {f"{mark} clicks": [r.dices[mark - 1] for r in own] for mark in _marks(results)}
+    draw_sizes([r.target.ml for r in own], marks, folder / "sizes.png")
     draw_overlays(_best_median_worst(results), folder / "overlays.png")
 
 
