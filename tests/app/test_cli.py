@@ -106,7 +106,7 @@ def test_phantoms_are_evaluated(tmp_path, weights):
     assert "| sam3d | 1 |" in done.stdout
     out = tmp_path / "scores"
     assert {path.name for path in out.iterdir()} == {
-        *("targets.csv", "summary.json", "tables.md", "dice.png", "overlays.png")
+        *("targets.csv", "summary.json", "tables.md", "dice.png", "sizes.png", "overlays.png")
     }
     (row,) = csv.DictReader((out / "targets.csv").read_text().splitlines())
     summary = json.loads((out / "summary.json").read_text())
