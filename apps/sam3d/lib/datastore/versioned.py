@@ -140,6 +140,13 @@ class VersionedDatastore(LocalDatastore):
         cases = (self.newest_case(image) for image in sorted(set(self.get_labeled_images())))
         return [case for case in cases if case is not None]
 
+    def drafts(self) -> list[str]:
+        """The images that have a draft, made by a network, and no final label."""
+        labelled, tag = set(self.get_labeled_images()), DefaultLabelTag.ORIGINAL.value
+        return [
+            image for image, each in self._datastore.objects.items() if tag in each.labels and image not in labelled
+        ]
+
     def newest_case(self, image_id: str) -> Case | None:
         """An image with the label that counts; None if it has none or cannot be had."""
         image = self._known_image(image_id)
