@@ -44,7 +44,7 @@ def main() -> None:
         with serving(folder, studies, {}) as client:
             found = {"restart": _asked(client, args.requests, "a")}
             (studies / "new.nii.gz").hardlink_to(studies / "case_00000.nii.gz")
-            while (client.get("/info/") or {})["datastore"]["total"] <= args.images:
+            while client.get("/info/")["datastore"]["total"] <= args.images:
                 time.sleep(0.2)
             found["new study"] = _asked(client, args.requests, "b")
             _publish(settings)

@@ -23,6 +23,8 @@ SEED = 12_000
 # Cases of each family in the pool, and beside it to validate on: the same shares.
 POOL = {"plain": 36, "coated": 16, "paired": 8}
 VALIDATION = {"plain": 18, "coated": 8, "paired": 4}
+# Where the object lies: families differ in what surrounds it, too, as those of different scanners and sites do.
+SURROUNDINGS = {"plain": ("ct", "parenchyma"), "coated": ("mr", "brain"), "paired": ("mr", "limb")}
 # First element of a case's seed.
 POOL_STREAM, VALIDATION_STREAM = 10, 11
 
@@ -58,7 +60,7 @@ def _written(folder: Path, number: int, family: str, stream: int) -> FamilyCase:
 def family_case(family: str, number: int, stream: int) -> tuple[NDArray[np.int16], NDArray[np.float64], Mask]:
     """Image (I, J, K), affine and truth of case `number` of a family; the same arguments give the same case."""
     rng = np.random.default_rng([SEED, stream, number])
-    modality, scene = ("mr", "limb") if family == "paired" else ("ct", "parenchyma")
+    modality, scene = SURROUNDINGS[family]
     phantom = make_phantom(SEED + 1000 * stream + number, SHAPE, SPACING_MM, family=modality, scene=scene)
     image, truth = phantom.array.astype(np.float32), np.zeros(SHAPE, np.bool_)
     centre = np.array(SHAPE) * rng.uniform(0.38, 0.62, 3)

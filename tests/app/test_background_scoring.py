@@ -18,12 +18,15 @@ import pytest
 from fastapi import FastAPI, HTTPException
 from fastapi.testclient import TestClient
 
+from archives import DemoArchive
 from lib.activelearning import background
 from lib.activelearning.background import BackgroundScoring, known_pool
 from lib.activelearning.leases import Leases
 from lib.activelearning.scoring import PoolScoring
 from lib.activelearning.strategies import Scored, next_case
 from lib.datastore.versioned import VersionedDatastore
+from lib.demo import free_port
+from lib.dicom_writing import SeriesInfo
 from lib.infers.model import BackgroundNetwork, SharedPredictor
 from lib.infers.reply import ReplyFiles
 from lib.infers.sam3d import Sam3DInfer
@@ -36,6 +39,8 @@ from lib.versions import open_served
 from lib.volumes import VolumeCache, open_volume
 from network.small_networks import card_of, small_network
 from serving import write_study
+from studies_in_archive import datastore_at, write_image
+from unit.test_dicom_writing import affine_of
 
 NAMES = ["one", "two", "three"]
 
@@ -178,6 +183,22 @@ def test_what_cannot_be_scored_is_named_and_not_tried_again(bench: Bench, studie
     assert bench.opened == []
     write(studies, "bad", 7)
     assert bench.run().scored == 4
+
+
+def test_what_was_not_to_be_had_is_tried_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    find_image = background.find_image
+
+    def away(image: str, *values: Any) -> str:
+        if image == "two":
+            raise HTTPException(503, "the archive does not deliver it")
+        return find_image(image, *values)
+
+    monkeypatch.setattr(background, "find_image", away)
+    progress = bench.run()
+    assert (progress.scored, list(progress.problems), progress.is_complete) == (2, ["two"], True)
+    monkeypatch.setattr(background, "find_image", find_image)
+    assert bench.run().scored == 3
+    assert bench.opened == ["two"]
 
 
 def test_an_image_beyond_the_memory_is_left_out(studies: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -363,3 +384,25 @@ def test_a_method_that_there_is_not_is_refused_with_those_that_there_are(client:
     refusal = client.post("/scoring/dice")
     assert refusal.status_code == 404
     assert "['diversity', 'hybrid', 'uncertainty']" in refusal.json()["detail"]
+
+
+def test_of_an_archive_only_opened_series_are_scored_unless_somebody_asks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    infos = [SeriesInfo(f"P-{number}", f"Doe^{number}") for number in range(2)]
+    for info in infos:
+        write_image(tmp_path / "files", info, affine_of("LPS"), (24, 22, 20))
+    (tmp_path / "studies").mkdir()
+    with DemoArchive(tmp_path / "files", free_port(0)) as archive:
+        bench = Bench(tmp_path / "studies", monkeypatch)
+        datastore = datastore_at(archive.url, tmp_path / "cache", monkeypatch)
+        try:
+            assert bench.scoring.run(datastore, is_asked=False).total == 0
+            datastore.get_image_uri(infos[0].uid())
+            bench.scoring.run(datastore, is_asked=False)
+            assert list(bench.store.all()) == [infos[0].uid()]
+            assert bench.scoring.run(datastore).scored == 2
+            assert set(bench.store.all()) == {info.uid() for info in infos}
+            assert len(datastore.at_hand()) == 2
+        finally:
+            datastore.close()

@@ -20,6 +20,7 @@ from fastapi import HTTPException
 from monailabel.datastore.dicom import DICOMWebDatastore
 from monailabel.interfaces.datastore import Datastore
 
+from lib.datastore.archive import ArchiveDatastore
 from lib.errors import Sam3DError
 from lib.infers.failures import as_answers
 from lib.infers.images import find_image
@@ -35,9 +36,11 @@ logger = logging.getLogger(__name__)
 
 # How soon new images and versions are seen; kinds of images are told apart anew after so many scores.
 LOOK_S = 10.0
-# How soon an image is seen that is not new, but has another content.
+# How soon an image is seen that is not new but has another content, and one is tried again that was not to be had.
 CHANGED_S = 300.0
 SETTLE_EVERY = 25
+# The status from which on a refusal is the server's fault, not the image's.
+FIRST_OF_ITS_OWN = 500
 
 
 @dataclass(frozen=True)
@@ -48,8 +51,13 @@ class Progress:
     total: int = 0
     version: str = ""
     is_running: bool = False
-    # Images that cannot be scored, with the key of the score that they have not got.
+    # Images that cannot be scored, with the key of the score that they have not got; no key where that may pass.
     problems: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing is left that could be scored."""
+        return self.scored + len(self.problems) == self.total
 
     @property
     def sentence(self) -> str:
@@ -98,13 +106,14 @@ class BackgroundScoring:
         """Look for new images and versions now."""
         self._woken.set()
 
-    def run(self, datastore: Datastore, share: float = 1.0) -> Progress:
+    def run(self, datastore: Datastore, share: float = 1.0, is_asked: bool = True) -> Progress:
         """Score what has no score by the served version yet, using a share of the time; Sam3DError or HTTPException if
-        there is no version to score by. Returns where that ended."""
+        there is no version to score by. Returns where that ended. Unless somebody asked for it, no series is fetched
+        from an archive: all of them may be more than this machine, or the line to it, has room for."""
         with self._passing:
             self._asked_to_stop.clear()
             try:
-                while not self._closed.is_set() and not self._pass(datastore, share):
+                while not self._closed.is_set() and not self._pass(datastore, share, is_asked):
                     pass
             except Interrupted:
                 logger.info("stopped %s", self._progress.sentence)
@@ -120,8 +129,8 @@ class BackgroundScoring:
                 found = (self._model.served_name, datastore.list_images())
                 # To ask about every file of a large pool takes long enough to be felt.
                 if found != seen or time.monotonic() - looked > CHANGED_S:
-                    self.run(datastore, self._model.settings.scoring.score_share)
-                    seen, looked = (None if self._asked_to_stop.is_set() else found), time.monotonic()
+                    ended = self.run(datastore, self._model.settings.scoring.score_share, is_asked=False)
+                    seen, looked = (found if ended.is_complete else None), time.monotonic()
                 is_failing = False
             except (Sam3DError, HTTPException) as error:
                 if not is_failing:
@@ -134,11 +143,12 @@ class BackgroundScoring:
             self._woken.wait(LOOK_S)
             self._woken.clear()
 
-    def _pass(self, datastore: Datastore, share: float) -> bool:
+    def _pass(self, datastore: Datastore, share: float, is_asked: bool) -> bool:
         """Score what is due; False if images or version changed meanwhile, so that other things may be due."""
         network = self._model.in_background(self._asked_to_stop)
         self._pool.put({score.image: score.known for score in self._store.refresh()})
-        images = datastore.list_images()
+        listed = datastore.list_images()
+        images = datastore.at_hand() if isinstance(datastore, ArchiveDatastore) and not is_asked else listed
         due = self._due(images, set(datastore.get_labeled_images()), datastore, network)
         known = set(images) - {image for image, _ in due}
         failed = {image: key for image, key in self._progress.problems.items() if image in known}
@@ -150,7 +160,7 @@ class BackgroundScoring:
                 self._pool.settle(len(datastore.get_labeled_images()))
             if self._asked_to_stop.wait((time.monotonic() - start) * (1 / share - 1)):
                 raise Interrupted
-            if self._model.served_name != network.version or datastore.list_images() != images:
+            if self._model.served_name != network.version or datastore.list_images() != listed:
                 return False
         return True
 
@@ -179,7 +189,9 @@ class BackgroundScoring:
                 found = score_volume(network, network.card, volume, self._settings, self._calibration)
         except HTTPException as refusal:
             logger.warning("%s is not scored: %s", image, refusal.detail)
-            self._progress = replace(self._progress, problems={**self._progress.problems, image: key})
+            # An archive that is away, or memory that is full, may be different at the next look.
+            kept = key if refusal.status_code < FIRST_OF_ITS_OWN else ""
+            self._progress = replace(self._progress, problems={**self._progress.problems, image: kept})
             return
         score = StoredScore(image, key, network.version, found.features, found.disagreement, found.expected_clicks)
         self._store.put(score)
