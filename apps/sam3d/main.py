@@ -160,7 +160,8 @@ class MyApp(MONAILabelApp):
 
     def next_sample(self, request: dict[str, Any]) -> dict[str, Any]:
         """Id and path of a case that nobody else works on, by a strategy, and why; empty if none is left to label."""
-        return next_case(self._strategies, request, self.datastore())
+        with self.config.model.quiet.busy():
+            return next_case(self._strategies, request, self.datastore())
 
     def on_save_label(self, image_id: str, label_id: str) -> dict[str, Any]:
         """Called by the server once the datastore has a label that a client sent; what the reply says beside its id."""
