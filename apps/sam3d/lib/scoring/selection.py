@@ -40,9 +40,11 @@ class Known:
 
 @dataclass(frozen=True, eq=False)
 class _Kinds:
-    """Clusters, and where all images are: standardised points (N, F) and the cluster of each (N,)."""
+    """Clusters, and where all images are: standardised points (N, F) and the cluster of each (N,), by rows; and the
+    rows by the images' names, the order in which everything is added up."""
 
     clusters: Clusters
+    by_name: Rows
     points: Floats
     kind_of: Rows
 
@@ -127,7 +129,7 @@ class Pool:
             kind = max(present, key=lambda each: (cost[each] / (1 + n_covered[each]) ** 2, -each))
         members = rows[kind_of[rows] == kind]
         # The labelled of the kind count among the neighbours: what is typical of it does not change as it is labelled.
-        everyone = points[kind_of == kind]
+        everyone = points[kinds.by_name[kind_of[kinds.by_name] == kind]]
         merit = (1 - weight) * _rank(typicality(points[members], everyone)) + weight * _rank(self._clicks[members])
         row = int(members[merit.argmax()])
         known = f"{_clicks(self._clicks[row])}; " if method == "hybrid" else ""
@@ -139,13 +141,16 @@ class Pool:
             self._clusters[count] = Clusters.of(self._by_name(), count)
         if count not in self._placed:
             clusters = self._clusters[count]
-            points = clusters.standardised(self._features[: len(self._names)])
-            self._placed[count] = _Kinds(clusters, points, clusters.nearest(points))
+            by_name = self._of(sorted(self._rows))
+            named = clusters.standardised(self._features[by_name])
+            points, kind_of = np.empty_like(named), np.empty(len(by_name), np.int64)
+            points[by_name], kind_of[by_name] = named, clusters.nearest(named)
+            self._placed[count] = _Kinds(clusters, by_name, points, kind_of)
         return self._placed[count]
 
     def _by_name(self) -> Floats:
         """All features, by name, so that the order in which images were scored changes nothing."""
-        return self._features[[self._rows[image] for image in sorted(self._rows)]]
+        return self._features[self._of(sorted(self._rows))]
 
     def _of(self, images: Sequence[str]) -> Rows:
         return np.array([self._rows[image] for image in images if image in self._rows], np.int64)
