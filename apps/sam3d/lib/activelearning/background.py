@@ -172,7 +172,6 @@ class BackgroundScoring:
         clicks first."""
         stored, due = self._store.all(), []
         for image in images:
-            self._model.quiet.wait(self._asked_to_stop)  # of ten thousand files this takes a second
             key = score_key(image_reference(image, datastore), network.card, self._settings)
             score = stored.get(image)
             if (score is None or score.key != key) and self._progress.problems.get(image, "") != key:
