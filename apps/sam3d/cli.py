@@ -340,6 +340,36 @@ def update(args: argparse.Namespace) -> int:
     return 0 if result.is_published else 1
 
 
+def calibrate_scores_options(options: argparse.ArgumentParser) -> None:
+    options.add_argument("--phantoms", type=_count, default=36, metavar="N", help="so many synthetic cases (36)")
+    options.add_argument("--out", type=Path, metavar="FILE", help="the table (the one that the app reads)")
+    options.add_argument("--threads", type=_count, metavar="N", help="CPU threads of PyTorch")
+    _add_settings(options, "checkpoint", "variant", "device")
+
+
+def calibrate_scores(args: argparse.Namespace) -> int:
+    """fit the table by which Next Sample turns disagreement into expected clicks, for other weights"""
+    import json
+
+    from lib.checkpoints import open_network
+    from lib.network.weights import write_atomically
+    from lib.scoring.calibration import TABLE
+    from lib.scoring.phantom_trials import calibrated, judged, trials
+
+    _set_threads(args.threads)
+    settings = _settings(args)
+    network, card = open_network(settings)
+    found = []
+    for trial in trials(network, card, settings, args.phantoms):
+        print(trial, flush=True)
+        found.append(trial)
+    quality = judged(found)
+    content = {**calibrated(found).as_json(), "weights": card.version, "quality": quality}
+    write_atomically(args.out or TABLE, (json.dumps(content, indent=1) + "\n").encode())
+    print(json.dumps(quality))
+    return 0
+
+
 def rollback_options(options: argparse.ArgumentParser) -> None:
     _add_settings(options, "model_folder", "variant", "checkpoint")
 
@@ -386,6 +416,7 @@ COMMANDS: Mapping[str, tuple[Options, Command]] = {
     "fetch-sam": (fetch_sam_options, fetch_sam),
     "convert-weights": (convert_weights_options, convert_weights),
     "update": (update_options, update),
+    "calibrate-scores": (calibrate_scores_options, calibrate_scores),
     "rollback": (rollback_options, rollback),
     "demo": (demo_options, demo),
     "dicomweb": (dicomweb_options, dicomweb),

@@ -21,6 +21,7 @@ from monailabel.config import settings as server_settings
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from monailabel.interfaces.tasks.infer_v2 import InferTask
+from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.interfaces.tasks.train import TrainTask
 
@@ -35,6 +36,7 @@ from lib.serving.infer_door import infer_door
 from lib.serving.mounting import put_first
 from lib.serving.next_sample import next_sample_door
 from lib.serving.places import Places
+from lib.serving.scoring_door import ScoringTasks, scoring_door
 from lib.serving.threaded import threaded_doors
 from lib.settings import Settings
 from lib.viewer.routes import viewer_routes
@@ -44,13 +46,16 @@ logger = logging.getLogger(__name__)
 # A tag becomes a folder's name.
 LABEL_TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 DICOM_SEG_TOOL = "itkimage2segimage"
+NICENESS = 5
 
 
 class MyApp(MONAILabelApp):
     """Derives from MONAILabelApp directly: the server finds the class by the name of its base."""
 
+    _is_server = False
+
     def __init__(self, app_dir: str, studies: str, conf: dict[str, Any]) -> None:
-        self.config = Sam3DConfig(Settings.from_conf(conf))
+        self.config = Sam3DConfig(Settings.from_conf(conf), studies)
         super().__init__(
             app_dir=app_dir,
             studies=studies,
@@ -74,17 +79,42 @@ class MyApp(MONAILabelApp):
     def init_strategies(self) -> dict[str, Strategy]:
         return self.config.strategies()
 
+    def init_scoring_methods(self) -> dict[str, ScoringMethod]:
+        return self.config.scoring_methods()
+
+    def async_scoring(self, method: str | None, params: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Called by the stock app at the start and after training. The server's own thread sees by itself what is new;
+        the stock method sends a request to this server, which does not listen yet at its start."""
+        self.config.background.wake()
+        return {}
+
     def on_init_complete(self) -> None:
         """Called in the server's process only, not in those that train or infer in batches."""
         super().on_init_complete()
+        self._is_server = True
         serving = self.config.settings.serving
         places, leases = Places(serving.max_requests), self.config.leases
         put_first(threaded_doors())
         put_first(next_sample_door(self))
+        put_first(scoring_door(ScoringTasks(self, self.config.background, self._scoring_methods)))
         put_first(infer_door(self, places, serving.max_upload_mib * 2**20, leases.renew))
         if self.config.settings.viewer_fixes:
             put_first(viewer_routes())
         self.config.model.warm_up()
+        self.config.background.start(self.datastore())
+
+    def info(self) -> dict[str, Any]:
+        """What the stock app says, and how many cases are labelled, skipped, or have a draft to begin with."""
+        info: dict[str, Any] = super().info()
+        datastore = self.datastore()
+        labelled = set(datastore.get_labeled_images())
+        drafts = datastore.drafts() if isinstance(datastore, VersionedDatastore) else []
+        counts = {
+            "labeled": len(labelled),
+            "skipped": len(set(self.config.leases.skipped()) - labelled),
+            "pre-annotated": len(drafts),
+        }
+        return {**info, "datastore": {**info["datastore"], **counts}}
 
     def infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
         """The reply to `request`; whatever is wrong with it is an HTTPException with one sentence.
@@ -107,21 +137,31 @@ class MyApp(MONAILabelApp):
         return {"label": label, "tag": tag or DefaultLabelTag.ORIGINAL, "file": mask_file, "params": params}
 
     def batch_infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
-        """Every image of the request in turn; one that is refused is logged and does not stop the others."""
+        """A draft of every image of the request in turn, tagged `original` unless another tag is named; one that is
+        refused, as those that have a final label are, is logged and does not stop the others. HTTPException for
+        `final`, which is for what somebody looked at."""
+        if _label_tag({**request, "save_label": True}) == DefaultLabelTag.FINAL.value:
+            raise answer(422, "label_tag is 'final': masks that nobody looked at are drafts, so use 'original'")
+        if not self._is_server:  # a process of its own, which must not make clicks wait
+            os.nice(NICENESS)
         # The stock task shares images out over GPUs and divides by their number, which may be 0; ours has one device.
         request = {**request, "multi_gpu": False}
         return self._batch_infer(request, datastore or self.datastore(), self._infer_or_skip)
 
     def _infer_or_skip(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
         try:
+            # Asked for each image, for somebody may finish one meanwhile.
+            if request.get("image") in set(datastore.get_labeled_images()):
+                raise answer(409, f"{request['image']} has a final label, and gets no draft")
             return self.infer(request, datastore)
         except HTTPException as refusal:
             logger.warning("skipped %s: %s", request.get("image"), refusal.detail)
             return {"error": refusal.detail}
 
     def next_sample(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Id and path of a case that nobody else works on, by a strategy; empty if none is left to label."""
-        return next_case(self._strategies, request, self.datastore())
+        """Id and path of a case that nobody else works on, by a strategy, and why; empty if none is left to label."""
+        with self.config.model.quiet.busy():
+            return next_case(self._strategies, request, self.datastore())
 
     def on_save_label(self, image_id: str, label_id: str) -> dict[str, Any]:
         """Called by the server once the datastore has a label that a client sent; what the reply says beside its id."""

@@ -23,7 +23,12 @@ def studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def server(studies: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The server that most tests talk to, with the labels of the recorded payloads."""
-    conf = {"labels": "tumor,liver,Gefäß,background", "max_clicks": "2000", "max_upload_mib": "8"}
+    conf = {
+        "labels": "tumor,liver,Gefäß,background",
+        "max_clicks": "2000",
+        "max_upload_mib": "8",
+        "next_sample": "first",
+    }
     with Server(tmp_path_factory.mktemp("server"), studies, conf) as running:
         yield running
 

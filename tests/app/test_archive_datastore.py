@@ -218,3 +218,10 @@ def test_a_download_that_is_cut_off_is_begun_again(store, archive, tmp_path, mon
     assert (status, sentence.startswith("the archive delivered 3 of 6 instances")) == (502, True)
     monkeypatch.undo()
     assert open_volume(store.get_image_uri(ANN.uid())).shape == SHAPE
+
+
+def test_series_are_at_hand_once_they_were_opened(store: ArchiveDatastore, archive: DemoArchive) -> None:
+    assert store.at_hand() == []
+    store.get_image_uri(ANN.uid())
+    assert store.at_hand() == [ANN.uid()]
+    assert set(store.list_images()) == {ANN.uid(), BOB.uid()}

@@ -119,7 +119,7 @@ def test_params_can_replace_image_and_model(server: Server) -> None:
 
 def test_an_http_exception_keeps_its_status_and_detail_and_all_else_does_not(server: Server) -> None:
     assert server.infer({"tumor": "x"}).detail.startswith("clicks of")
-    broken = server.http.post(f"{server.url}/scoring/nobody", params={"run_sync": "true"}, timeout=60)
+    broken = server.http.post(f"{server.url}/train/nobody", params={"run_sync": "true"}, timeout=60)
     assert (broken.status_code, broken.text) == (500, "Internal Server Error")
     assert server.infer({}).status == 200
 
@@ -216,6 +216,17 @@ def test_the_stock_app_would_download_a_tool_for_dicom_studies(class_utils: Modu
     assert "github.com" in inspect.getsource(MONAILabelApp._download_dcmqi_tools)
     app = (Path(__file__).parents[2] / "apps" / "sam3d" / "main.py").read_text(encoding="utf-8")
     assert "def _download_dcmqi_tools(self)" in app
+
+
+def test_the_stock_app_would_ask_itself_for_scores_before_it_listens(class_utils: ModuleType) -> None:
+    from monailabel.config import settings
+    from monailabel.interfaces.app import MONAILabelApp
+
+    assert settings.MONAI_LABEL_AUTO_UPDATE_SCORING
+    assert "self.async_scoring(None)" in inspect.getsource(MONAILabelApp.on_init_complete)
+    assert "self._local_request(url, p, " in inspect.getsource(MONAILabelApp.async_scoring)
+    app = (Path(__file__).parents[2] / "apps" / "sam3d" / "main.py").read_text(encoding="utf-8")
+    assert "def async_scoring(self" in app
 
 
 def test_the_stock_batch_task_divides_by_the_number_of_gpus(class_utils: ModuleType) -> None:

@@ -54,8 +54,21 @@ def test_no_config_key_is_a_label(server: Server) -> None:
         assert not set(model["config"]) & set(info["labels"])  # T4
 
 
-def test_strategies_are_first_and_random(server: Server) -> None:
-    assert list(server.info()["strategies"]) == ["first", "random"]
+def test_strategies_and_scoring_methods_have_their_own_names(server: Server) -> None:
+    info = server.info()
+    assert list(info["strategies"]) == ["first", "random", "diversity", "uncertainty", "hybrid"]
+    assert list(info["scoring"]) == ["diversity", "uncertainty", "hybrid"]
+
+
+def test_the_name_random_answers_what_the_settings_say(server: Server, cramped_server: Server) -> None:
+    assert server.conf["next_sample"] == "first"
+    for running, method in ((server, "first"), (cramped_server, "hybrid")):
+        strategies = running.info()["strategies"]
+        assert strategies["random"] == strategies[method]
+
+
+def test_cases_are_counted_by_how_far_they_are(server: Server) -> None:
+    assert {"labeled", "skipped", "pre-annotated"} <= server.info()["datastore"].keys()
 
 
 def test_every_number_is_finite(server: Server) -> None:

@@ -14,7 +14,8 @@ from fastapi import HTTPException
 from monailabel.datastore.local import LocalDatastore
 
 from lib.activelearning.leases import SAVED_S, Leases
-from lib.activelearning.strategies import First, LeasedStrategy, Random, next_case
+from lib.activelearning.strategies import AGAIN, First, LeasedStrategy, Random, Scored, next_case
+from lib.scoring.selection import METHODS, Choice, Known, Pool
 
 CASES = ["a", "b", "c"]
 
@@ -149,8 +150,60 @@ class _Listing(LocalDatastore):
     def list_images(self) -> list[str]:
         return self.images
 
+    def get_labeled_images(self, *_: object) -> list[str]:
+        return []
+
     def get_image_uri(self, image_id: str) -> str:
         return f"/studies/{image_id}.nii.gz"
+
+
+def test_a_skipped_case_comes_back_last(leases: Leases, clock: Clock) -> None:
+    """Also when its lease has run out, and then the one skipped first before the others."""
+    assert [given(leases, "x") for _ in range(3)] == ["a", "b", "c"]
+    assert leases.skipped() == ["a", "b"]
+    clock.now += 61.0
+    assert [given(leases, client) for client in "yzw"] == ["c", "a", "b"]
+
+
+def test_who_goes_back_to_a_case_has_not_skipped_it(leases: Leases) -> None:
+    given(leases, "x")
+    given(leases, "x")
+    leases.renew("a", "y")
+    assert leases.skipped() == ["a"]
+    leases.renew("a", "x")
+    assert leases.skipped() == []
+
+
+def test_a_case_with_a_label_is_not_skipped(leases: Leases) -> None:
+    given(leases, "x")
+    given(leases, "x")
+    leases.end("a")
+    assert leases.skipped() == []
+
+
+def test_the_answer_says_why() -> None:
+    images = [f"case{number}" for number in range(3)]
+    pool = Pool({"case1": Known((0.0,), 6.2), "case2": Known((1.0,), 2.0)})
+    strategies = {"uncertainty": Scored("uncertainty", Leases(60.0), pool)}
+    asked = {"strategy": "uncertainty", "client_id": "x"}
+    reasons = [next_case(strategies, asked, _Listing(images))["reason"] for _ in range(4)]
+    assert reasons == [
+        "expected 6 clicks, the most of 2 images",
+        "expected 2 clicks, the most of 1 image",
+        "any of 1, none of which is scored yet",
+        AGAIN,
+    ]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_ten_thousand_scored_images_take_one_question_more(method: str) -> None:
+    images = [f"case{number:05}" for number in range(10_000)]
+    pool = Pool({image: Known((float(number % 7), float(number % 5)), 1.0) for number, image in enumerate(images)})
+    datastore, leases = _Listing(images), Leases(60.0)
+    strategies = {"some": Scored(method, leases, pool)}
+    found = {next_case(strategies, {"strategy": "some", "client_id": str(n)}, datastore)["id"] for n in range(5)}
+    assert len(found) == 5
+    assert datastore.asked.total() == 5 * 4
 
 
 @pytest.mark.parametrize("strategy", [First, Random])
@@ -169,8 +222,9 @@ def test_ten_thousand_images_take_as_many_questions_as_two(strategy: type[Leased
 
 def test_first_goes_by_name_and_random_reaches_every_case() -> None:
     images = ["c", "a", "b"]
-    assert First(Leases(60.0)).choose(images) == "a"
-    assert {Random(Leases(60.0)).choose(images) for _ in range(200)} == set(images)
+    first, by_chance = (each(Leases(60.0)).chooser(_Listing(images), images) for each in (First, Random))
+    assert first(images) == Choice("a", "the first of 3 by name")
+    assert {by_chance(images).image for _ in range(200)} == set(images)
 
 
 @pytest.mark.parametrize("name", ["nobody", ["first"], {"a": 1}])

@@ -135,7 +135,7 @@ def test_next_sample_gives_two_users_different_cases(clients: Callable[[str], An
     assert "last 6 cases" in late.json()["detail"]
     unknown = server.http.post(f"{server.url}/activelearning/second", json={}, timeout=60)
     assert unknown.status_code == 404
-    assert "['first', 'random']" in unknown.json()["detail"]
+    assert "['diversity', 'first', 'hybrid', 'random', 'uncertainty']" in unknown.json()["detail"]
 
 
 def ask_next(server: Server, name: str) -> requests.Response:

@@ -22,7 +22,7 @@ import uvicorn
 from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
-from monailabel.endpoints import activelearning, infer
+from monailabel.endpoints import activelearning, infer, scoring
 
 from archives import DemoArchive
 from lib.demo import free_port
@@ -31,6 +31,7 @@ from lib.serving.bodies import TimedRoute
 from lib.serving.infer_door import infer_door
 from lib.serving.next_sample import next_sample_door
 from lib.serving.places import Places
+from lib.serving.scoring_door import scoring_door
 from lib.serving.threaded import ROUTERS, _threaded, threaded_doors
 from serving import Server
 
@@ -62,6 +63,17 @@ def test_our_own_doors_let_the_same_users_in_as_the_stock_ones() -> None:
     }
     for path, (theirs, ours) in doors.items():
         assert roles(the_route(ours, path)) == roles(the_route(theirs, path)) == ["monailabel-user"]
+
+
+def test_our_scoring_door_has_the_stock_one_s_parameters_and_users() -> None:
+    stock, ours = ([route for route in router.routes if isinstance(route, APIRoute)] for router in _scoring_routers())
+    by_name = {(route.path, *sorted(route.methods)): parameters(route) for route in stock}
+    assert {(route.path, *sorted(route.methods)): parameters(route) for route in ours} == by_name
+    assert len(by_name) == 4
+
+
+def _scoring_routers() -> tuple[APIRouter, APIRouter]:
+    return scoring.router, scoring_door(None)
 
 
 def test_every_stock_endpoint_has_its_like_in_a_thread() -> None:

@@ -32,7 +32,7 @@ def opens_patch(click: NDArray[np.int64], grids: Iterable[PatchGrid]) -> bool:
 
 def reaches_border(grid: PatchGrid, margin: Floats, volume: Volume) -> bool:
     """Whether the object goes on beyond the patch, inside the volume. margin (P, P, P) as for `neighbours`."""
-    return any(True for _ in _open_faces(grid, (margin > 0) & _is_in_volume(grid, volume), volume))
+    return any(True for _ in _open_faces(grid, (margin > 0) & is_in_volume(grid, volume), volume))
 
 
 def neighbours(grid: PatchGrid, margin: Floats, volume: Volume) -> list[tuple[PatchGrid, Floats]]:
@@ -41,7 +41,7 @@ def neighbours(grid: PatchGrid, margin: Floats, volume: Volume) -> list[tuple[Pa
 
     margin (P, P, P) is how much the object's logit exceeds the background's.
     """
-    is_object = (margin > 0) & _is_in_volume(grid, volume)
+    is_object = (margin > 0) & is_in_volume(grid, volume)
     found = []
     for axis, side, neighbour in _open_faces(grid, is_object, volume):
         clicks = _pseudo_clicks(is_object, axis, side, grid.size - _stride(grid.size))
@@ -113,7 +113,7 @@ def _stride(size: int) -> int:
     return int(size * STRIDE_SHARE)
 
 
-def _is_in_volume(grid: PatchGrid, volume: Volume) -> NDArray[np.bool_]:
+def is_in_volume(grid: PatchGrid, volume: Volume) -> NDArray[np.bool_]:
     """(P, P, P), which samples lie in the volume, half a voxel beyond its outer centres included."""
     diagonal = _to_native(np.repeat(np.arange(grid.size, dtype=np.float32)[:, None], 3, axis=1), grid)
     along = [(diagonal[:, axis] >= -0.5) & (diagonal[:, axis] <= volume.shape[axis] - 0.5) for axis in grid.axes]

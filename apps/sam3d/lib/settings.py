@@ -23,6 +23,9 @@ HOST_KEYS = frozenset(
 )
 HOST_PREFIXES = ("skip_", "tracking", "auto_update_", "epistemic_")
 
+# What can stand behind the name `random`: chance, the order of names, or a strategy of lib.scoring.
+STRATEGIES = ("random", "first", "diversity", "uncertainty", "hybrid")
+
 # Names a label may not have: they are keys of a viewer's request, and would hide its clicks (traps T4, T8).
 RESERVED_LABELS = frozenset(
     {
@@ -159,6 +162,17 @@ class ServingSettings:
 
 
 @dataclass(frozen=True)
+class ScoringSettings:
+    """How the next case is chosen, and what may be spent on that while nobody clicks."""
+
+    # What the name `random` answers, which is all that OHIF can ask for.
+    next_sample: str = "hybrid"
+    # Of the time, and of an image's size in memory; no share switches scoring off.
+    score_share: float = 0.25
+    score_memory_mib: int = 1024
+
+
+@dataclass(frozen=True)
 class TrainingSettings:
     """How annotated cases become a new version of the weights, and when it may be served."""
 
@@ -199,6 +213,7 @@ class Settings:
     clicks: ClickSettings = field(default_factory=ClickSettings)
     serving: ServingSettings = field(default_factory=ServingSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
+    scoring: ScoringSettings = field(default_factory=ScoringSettings)
     # Where trained versions and what belongs to a run are kept.
     model_folder: Path = Path(__file__).parents[1] / "model"
     # False: MONAI Label's OHIF and its way to the images stay as they are (lib/viewer).
@@ -232,6 +247,7 @@ class Settings:
             intensity=_intensity(_take(values, "preset", "clip_low", "clip_high", "mean", "std")),
             clicks=ClickSettings(**_take(values, "max_patches", "correction_radius_mm", "max_clicks")),
             serving=ServingSettings(**_take(values, *(f.name for f in fields(ServingSettings)))),
+            scoring=ScoringSettings(**_take(values, *(f.name for f in fields(ScoringSettings)))),
             training=TrainingSettings(**_take(values, *(f.name for f in fields(TrainingSettings)))),
             **values,
         )
@@ -379,6 +395,12 @@ CONF_KEYS: Mapping[str, ConfKey] = {
     "max_requests": ConfKey(_whole(1, 1000), "most requests for masks that are answered or wait; more get status 429"),
     "max_upload_mib": ConfKey(_whole(1, 1_000_000), "longest request for a mask, images sent along included"),
     "lease_s": ConfKey(_whole(1, 1_000_000), "seconds after a click for which Next Sample keeps a case from others"),
+    "next_sample": ConfKey(
+        _one_of(dict.fromkeys(STRATEGIES)),
+        "what Next Sample gives: hybrid, diversity, uncertainty, first or random",
+    ),
+    "score_share": ConfKey(_number(low=0.0, high=1.0), "share of the time spent on scores for Next Sample; 0: none"),
+    "score_memory_mib": ConfKey(_whole(16, 1_000_000), "memory for an image while it is scored; larger ones are not"),
     "viewer_fixes": ConfKey(_flag, "false: serve OHIF as MONAI Label ships it, without our page script and proxy"),
     "device": ConfKey(_device, "auto, cpu, cuda or cuda:N"),
     "precision": ConfKey(

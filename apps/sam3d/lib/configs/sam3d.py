@@ -2,30 +2,41 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from monailabel.interfaces.tasks.infer_v2 import InferTask
+from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.interfaces.tasks.train import TrainTask
 
+from lib.activelearning.background import BackgroundScoring, known_pool, scores_folder
 from lib.activelearning.leases import Leases
-from lib.activelearning.strategies import First, Random
+from lib.activelearning.scoring import PoolScoring
+from lib.activelearning.strategies import First, Random, Scored
 from lib.infers.model import SharedPredictor
 from lib.infers.reply import ReplyFiles
 from lib.infers.sam3d import Sam3DInfer
 from lib.infers.sam3d_auto import Sam3DAutoInfer
+from lib.scoring.selection import METHODS
+from lib.scoring.store import ScoreStore
 from lib.settings import BACKGROUND, Settings
 from lib.trainers.sam3d import Sam3DTrainer
 from lib.volumes import VolumeCache
 
 
 class Sam3DConfig:
-    """The tasks of one server; they share one predictor, one cache of volumes and one writer of replies."""
+    """The tasks of one server; they share one predictor, one cache of volumes, one writer of replies and the scores of
+    the images of `studies`."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, studies: str) -> None:
         self.settings = settings
         self.model = SharedPredictor(settings)
         self._volumes = VolumeCache(settings.volume_cache_mib * 2**20)
         self._replies = ReplyFiles()
         self.leases = Leases(settings.serving.lease_s)
+        store = ScoreStore(scores_folder(Path(settings.model_folder), studies))
+        self._pool = known_pool(store)
+        self.background = BackgroundScoring(self.model, store, self._pool)
 
     @property
     def labels(self) -> list[str]:
@@ -44,5 +55,11 @@ class Sam3DConfig:
         return {"sam3d": Sam3DTrainer(self.model)}
 
     def strategies(self) -> dict[str, Strategy]:
-        """Name to strategy. OHIF asks for `random`, whatever its user chooses."""
-        return {"first": First(self.leases), "random": Random(self.leases)}
+        """Name to strategy. OHIF as it ships asks for `random`, whatever is chosen, and gets what the settings say."""
+        by_name: dict[str, Strategy] = {"first": First(self.leases), "random": Random(self.leases)}
+        by_name |= {method: Scored(method, self.leases, self._pool) for method in METHODS}
+        return {**by_name, "random": by_name[self.settings.scoring.next_sample]}
+
+    def scoring_methods(self) -> dict[str, ScoringMethod]:
+        """Name to scoring method."""
+        return {method: PoolScoring(method, self.background, self._pool) for method in METHODS}

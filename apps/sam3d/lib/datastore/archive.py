@@ -82,6 +82,14 @@ class ArchiveDatastore(DICOMWebDatastore, VersionedDatastore):
         listed = self._images.get()
         return list(self._datastore.objects if listed is None else listed)
 
+    def at_hand(self) -> list[str]:
+        """The series of the list that have been fetched, by whoever opened them."""
+        return [image for image in self.list_images() if self._fetched(image) is not None]
+
+    def _fetched(self, image_id: str) -> Path | None:
+        known = Path(LocalDatastore.get_image_uri(self, image_id) or "/")
+        return known if known.is_file() and self._instances(image_id).is_dir() else None
+
     def get_image_uri(self, image_id: str) -> str:
         """The image as a file on the grid that viewers show; HTTPException if the archive's series is no volume, or not
         to be had."""
@@ -99,8 +107,8 @@ class ArchiveDatastore(DICOMWebDatastore, VersionedDatastore):
         if not is_uid(image_id):
             raise answer(404, f"there is no image {image_id[:80]!r} here: name the UID of a series")
         with self._fetching[image_id]:
-            known = Path(LocalDatastore.get_image_uri(self, image_id) or "/")
-            if known.is_file() and self._instances(image_id).is_dir():
+            known = self._fetched(image_id)
+            if known is not None:
                 return known
             series = self._series(image_id)
             folder = self._instances(image_id)
@@ -155,7 +163,7 @@ class ArchiveDatastore(DICOMWebDatastore, VersionedDatastore):
 
     def get_labeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
         """The images with a final label, each once: stored here, or as a SEG in the archive."""
-        stored = set(LocalDatastore.get_labeled_images(self))
+        stored = set(VersionedDatastore.get_labeled_images(self))
         drawn_on = {seg.image for seg in self._segs.get()}
         return [image for image in self.list_images() if image in stored | drawn_on]
 

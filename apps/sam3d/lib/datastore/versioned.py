@@ -6,6 +6,7 @@ import json
 import logging
 import re
 import threading
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from datetime import datetime
@@ -139,6 +140,30 @@ class VersionedDatastore(LocalDatastore):
         """Every image with a final label, by id, with the newest version of the label."""
         cases = (self.newest_case(image) for image in sorted(set(self.get_labeled_images())))
         return [case for case in cases if case is not None]
+
+    def drafts(self) -> list[str]:
+        """The images that have a draft, made by a network, and no final label."""
+        labelled, tag = set(self.get_labeled_images()), DefaultLabelTag.ORIGINAL.value
+        return [image for image, each in self._objects().items() if tag in each.labels and image not in labelled]
+
+    def get_labeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
+        return [image for image, each in self._objects().items() if each.labels.get(FINAL)]
+
+    def get_unlabeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
+        return [image for image, each in self._objects().items() if not each.labels.get(FINAL)]
+
+    def status(self) -> dict[str, Any]:
+        """As the stock method."""
+        tags = Counter(tag for each in self._objects().values() for tag in each.labels)
+        return {
+            "total": len(self.list_images()),
+            "completed": len(self.get_labeled_images()),
+            "label_tags": dict(tags),
+        }
+
+    def _objects(self) -> dict[str, ImageLabelModel]:
+        """What is listed, as it stands: the stock methods fail where an image is added while they read."""
+        return dict(self._datastore.objects)
 
     def newest_case(self, image_id: str) -> Case | None:
         """An image with the label that counts; None if it has none or cannot be had."""

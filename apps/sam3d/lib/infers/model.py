@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from lib.errors import Sam3DError
 from lib.infers.failures import answer
-from lib.infers.turns import Turns
+from lib.infers.turns import Quiet, Turns
 from lib.network.fast.choice import for_clicks
 from lib.network.sam3d import Embedding, Sam3D
+from lib.network.weights import Card
 from lib.predictor import Predictor, device_named
 from lib.settings import Settings
 from lib.versions import BASE, Stamp, VersionStore, open_served
@@ -33,6 +34,7 @@ class _Loaded:
     """A predictor, which version it is, and whether that is still the one to serve."""
 
     predictor: Predictor
+    network: Sam3D
     name: str
     notes: tuple[str, ...]
     store: VersionStore
@@ -58,6 +60,7 @@ class SharedPredictor:
         self._loading = threading.Lock()
         # Of the server, not of a predictor: the one before may be finishing its last requests.
         self._encoders, self._decoders = Turns(ENCODERS), Turns(DECODERS)
+        self.quiet = Quiet()
 
     @property
     def status(self) -> str:
@@ -96,12 +99,21 @@ class SharedPredictor:
     def ready(self) -> Iterator[Predictor]:
         """The predictor of the version that is served now, to the end of this request whatever is published meanwhile;
         WeightsError if it cannot be had, HTTPException 409 if untrained."""
-        predictor = self._load()
-        if not predictor.is_trained:
+        loaded = self._load()
+        if not loaded.predictor.is_trained:
             raise answer(409, UNTRAINED)
-        yield predictor
+        yield loaded.predictor
 
-    def _load(self) -> Predictor:
+    def in_background(self, stopped: threading.Event) -> BackgroundNetwork:
+        """The served version's network for work that nobody waits for: before every patch and every prompt it lets
+        whoever is being answered finish, and raises Interrupted once `stopped` is set. WeightsError if it cannot be
+        had, HTTPException 409 if untrained."""
+        loaded = self._load()
+        if not loaded.predictor.is_trained:
+            raise answer(409, UNTRAINED)
+        return BackgroundNetwork(loaded.network, loaded.predictor.card, loaded.name, self.quiet, stopped)
+
+    def _load(self) -> _Loaded:
         with self._loading:
             if self._loaded is None or not self._loaded.is_current:
                 before = self._loaded
@@ -115,11 +127,11 @@ class SharedPredictor:
                 except Sam3DError as error:
                     self._problem = str(error)
                     raise
-                self._loaded = _Loaded(predictor, served.name, served.notes, served.store, served.stamp)
+                self._loaded = _Loaded(predictor, network, served.name, served.notes, served.store, served.stamp)
                 self._problem = "" if predictor.is_trained else UNTRAINED
                 if before is not None or served.name != BASE:
                     logger.info("%s is served", served.card.version)
-            return self._loaded.predictor
+            return self._loaded
 
 
 class _InTurn(nn.Module):
@@ -137,6 +149,24 @@ class _InTurn(nn.Module):
     def decode(self, embedding: Embedding, point_coords: Tensor, point_labels: Tensor) -> Tensor:
         with self._decoders:
             return self.network.decode(embedding, point_coords, point_labels)
+
+
+class BackgroundNetwork(nn.Module):
+    """A network, its card and the name of its version; gives way to requests, a patch or a prompt at a time."""
+
+    def __init__(self, network: Sam3D, card: Card, version: str, quiet: Quiet, stopped: threading.Event) -> None:
+        super().__init__()
+        self.network, self.settings = network, network.settings
+        self.card, self.version = card, version
+        self._quiet, self._stopped = quiet, stopped
+
+    def encode(self, patch: Tensor) -> Embedding:
+        self._quiet.wait(self._stopped)
+        return self.network.encode(patch)
+
+    def decode(self, embedding: Embedding, point_coords: Tensor, point_labels: Tensor) -> Tensor:
+        self._quiet.wait(self._stopped)
+        return self.network.decode(embedding, point_coords, point_labels)
 
 
 UNTRAINED = (

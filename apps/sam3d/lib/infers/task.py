@@ -48,7 +48,8 @@ class Sam3DTask(InferTask):
     def __call__(self, request: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         """The mask file of `request`, whose `image` is a path, and the reply's params; HTTPException if refused."""
         start = time.perf_counter()
-        with as_answers():
+        # From here on nobody scores in the background (lib.activelearning.background).
+        with as_answers(), self._model.quiet.busy():
             file_format = reply_format(first_of(request.get("result_extension")), request["image"])
             volume = self._volumes.open(request["image"])
             opened = time.perf_counter()

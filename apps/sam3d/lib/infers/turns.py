@@ -1,6 +1,7 @@
 """Turns at what only a few threads may do at once; whoever nobody waits for any more does not take one.
 
-A worker thread is bound to its client by `answering`; a client that goes away sets the event given there.
+A worker thread is bound to its client by `answering`; a client that goes away sets the event given there. What nobody
+waits for at all, as scores, waits for `Quiet` instead.
 """
 
 from __future__ import annotations
@@ -11,6 +12,9 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 from fastapi import HTTPException
+
+# How soon work that waits notices that it is to stop.
+LOOK_S = 0.2
 
 _client_has_gone: ContextVar[threading.Event | None] = ContextVar("client_has_gone", default=None)
 
@@ -48,3 +52,35 @@ class Turns:
 
     def __exit__(self, *_: object) -> None:
         self._free.release()
+
+
+class Interrupted(Exception):
+    """Work in the background was told to stop."""
+
+
+class Quiet:
+    """Whether somebody is being answered: requests are `busy`, and work in the background waits for their end."""
+
+    def __init__(self) -> None:
+        self._requests = 0
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def busy(self) -> Iterator[None]:
+        """Within it, a request is being answered."""
+        with self._changed:
+            self._requests += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._requests -= 1
+                self._changed.notify_all()
+
+    def wait(self, stopped: threading.Event) -> None:
+        """Return once nobody is being answered; Interrupted as soon as `stopped` is set, also if nobody is."""
+        with self._changed:
+            while self._requests and not stopped.is_set():
+                self._changed.wait(LOOK_S)
+        if stopped.is_set():
+            raise Interrupted

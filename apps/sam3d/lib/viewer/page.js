@@ -280,6 +280,9 @@
         of.failure = 'No case is left: all of them have a label, or are with other annotators';
         return { status: 404 };
       }
+      if (response.status === 200) {
+        say(of, `Next case: ${response.data.reason}`, 'idle');
+      }
       return response;
     };
     return client;
