@@ -88,7 +88,7 @@ class SharedPredictor:
         """Load now, and go through the network once in the background, so that the first click need not wait; a failure
         is for /info/ and the clicks to tell."""
         try:
-            predictor = self._load()
+            predictor = self._load().predictor
         except Sam3DError as error:
             logger.warning("the model is not ready: %s", error)
             return
