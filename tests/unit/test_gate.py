@@ -109,7 +109,7 @@ def test_images_are_exchanged_between_cases() -> None:
     assert exchanged([alone])[0].patch.ravel().tolist() == [7, 6, 5, 4, 3, 2, 1, 0]
 
 
-def test_patches_of_one_case_alone_get_reference_images() -> None:
+def test_patches_of_one_case_alone_get_the_images_of_strangers() -> None:
     arrays = [np.full((2, 2, 2), value, np.float32) for value in range(5)]
     alone = [Patch(arrays[n], arrays[4], "lesion", "a") for n in range(2)]
     reference = [Patch(arrays[n], arrays[4], "reference", f"reference {n}") for n in (2, 3)]

@@ -148,12 +148,16 @@ def decide(before: Evidence, after: Evidence, limits: Limits, is_thin: bool = Fa
 
 
 def gather_evidence(
-    network: Sam3D, patches: Sequence[Patch], reference: Sequence[Patch], has_background_clicks: bool
+    network: Sam3D,
+    patches: Sequence[Patch],
+    reference: Sequence[Patch],
+    has_background_clicks: bool,
+    strangers: Sequence[Patch] = (),
 ) -> Evidence:
-    """Measure a version. Where it was never taught what background clicks mean, they are not given to it."""
-    return Evidence(
-        *(measure(network, each, has_background_clicks) for each in (patches, reference, exchanged(patches, reference)))
-    )
+    """Measure a version. Where it was never taught what background clicks mean, they are not given to it. `strangers`,
+    else the reference patches, lend their images to targets of one case alone (see `exchanged`)."""
+    mixed = exchanged(patches, strangers or reference)
+    return Evidence(*(measure(network, each, has_background_clicks) for each in (patches, reference, mixed)))
 
 
 @torch.inference_mode()
@@ -178,16 +182,17 @@ def measure(
     return Scores(tuple(found))
 
 
-def exchanged(patches: Sequence[Patch], reference: Sequence[Patch] = ()) -> list[Patch]:
-    """Every target on the image of another patch: of the next one of another case, else of a reference patch, else of
-    the next one at all. Patches of one case may show the same lesion, so that exchanging them would change little."""
+def exchanged(patches: Sequence[Patch], strangers: Sequence[Patch] = ()) -> list[Patch]:
+    """Every target on the image of another patch: of the next one of another case, else of one of the strangers, else
+    of the next one at all. Patches of one case may show the same lesion, so that exchanging them would change little.
+    """
     mixed = []
     for number, each in enumerate(patches):
         others = [patches[(number + step) % len(patches)] for step in range(1, len(patches))]
-        strangers = [other for other in others if other.case != each.case]
-        strangers = strangers or list(reference[number % len(reference) :] if reference else others)
+        own = [other for other in others if other.case != each.case]
+        lent = own or list(strangers[number % len(strangers) :] if strangers else others)
         # A patch all alone is turned about instead.
-        image = strangers[0].patch if strangers else np.ascontiguousarray(np.flip(each.patch, (0, 1, 2)))
+        image = lent[0].patch if lent else np.ascontiguousarray(np.flip(each.patch, (0, 1, 2)))
         mixed.append(replace(each, patch=image))
     return mixed
 

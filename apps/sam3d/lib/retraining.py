@@ -149,8 +149,9 @@ class _Retraining:
         split, skipped, seen = self._split(card)
         patches = self._patches(split, card)
         reference = reference_patches(card.network.patch_size)
+        strangers = self._strangers(split, patches, card)
         self.tell(sentence=f"measuring {served.name}")
-        before = gather_evidence(network, patches, reference, card.has_background_clicks)
+        before = gather_evidence(network, patches, reference, card.has_background_clicks, strangers)
         self._score(served.name, before)
         self._say(f"{served.name} reaches {before.validation.mean:.3f} on {_number(split.validation, split.training)}")
 
@@ -159,7 +160,7 @@ class _Retraining:
         self._train(network, split, served, plan)
         put_state(network, as_stored(tuned_state(network), self.settings.training.store_half))
         self.tell(sentence="measuring the new version")
-        after = gather_evidence(network, patches, reference, has_background_clicks=True)
+        after = gather_evidence(network, patches, reference, True, strangers)
         training = self.settings.training
         limits = Limits(training.publish_margin, training.max_label_drop, training.trust_labels)
         decision = decide(before, after, limits, is_thin=split.is_thin)
@@ -217,6 +218,14 @@ class _Retraining:
             self.notes.append(f"no case kept aside has {names}, which is measured on cases that are trained on")
             self._say(self.notes[-1])
         return [*patches, *others]
+
+    def _strangers(self, split: Split, patches: Sequence[Patch], card: Card) -> list[Patch]:
+        """Patches whose images are lent to targets of a case that is measured alone: images of its own kind, which
+        synthetic ones are not."""
+        measured = {patch.case for patch in patches}
+        if len(measured) > 1:
+            return []
+        return validation_patches(self._store([c for c in split.training if c not in measured], card, augmented=False))
 
     def _store(self, ids: Sequence[str], card: Card, augmented: bool) -> CaseStore:
         return open_cases(self.settings, [case for case in self.cases if case.id in set(ids)], card, augmented)
