@@ -70,6 +70,7 @@ class Bench:
             model_folder=studies.parent / "model",
             labels=("lesion",),
             scoring=ScoringSettings(**scoring),
+            precision="fp32",  # so that the network is the plain one, whose parts can be watched
         )
         self.opened, self.passes = list[str](), Counter[str]()
         self.datastore = VersionedDatastore(str(studies), extensions=("*.nii.gz",))

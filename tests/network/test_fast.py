@@ -26,6 +26,7 @@ from lib.network.layers import split_windows
 from lib.network.mask_decoder import upsample
 from lib.network.precision import has_bfloat16, operand_type
 from lib.network.weights import load_weights
+from lib.scoring.disagreement import mirrored
 from lib.synthesis.patches import training_patch, training_rng
 from network.small_networks import PUBLISHED_SMALL, SMALL, small_network
 
@@ -76,12 +77,17 @@ def test_the_whole_network_is_the_same_one(sizes):
     patch = noise(1, 1, side, side, side)
     plain, quick = network.encode(patch), fast.encode(patch)
     close(quick.feature, plain.feature)
-    close(quick.fusion, plain.fusion[0].permute(1, 2, 3, 0))
+    close(quick.fusion, plain.fusion)
     close(quick.image, plain.image, 1e-6)
     for points, labels in ((POINTS, LABELS), (torch.zeros(1, 0, 3), torch.zeros(1, 0))):
         expected = network.decode(plain, points, labels)
         assert expected.std() > 0.1
         close(fast.decode(quick, points, labels), expected)
+        for axis in range(3):  # what Next Sample sees in a mirror
+            close(
+                fast.decode(mirrored(quick, axis), points, labels),
+                network.decode(mirrored(plain, axis), points, labels),
+            )
 
 
 @pytest.mark.parametrize("sizes", SIZES, ids=str)

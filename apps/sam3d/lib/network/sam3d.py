@@ -23,7 +23,7 @@ class Embedding:
     """What is kept of a patch: all that later clicks need and nothing that depends on them."""
 
     feature: Tensor  # (B, neck_dim, h, w, d), the deepest map
-    fusion: Tensor  # the share of the decoder that no click changes; its shape is the decoder's own
+    fusion: Tensor  # (B, head_dim, ...), the share of the decoder that no click changes, on the decoder's own grid
     image: Tensor  # (B, 1, H/2, W/2, D/2), the patch at half resolution, axes (h, w, d)
 
     @property

@@ -35,10 +35,11 @@ class FastSam3D(nn.Module):
         features = self._encoder(patch)
         fusion = self._decoder.prepare(islice(features, 3), image)
         feature = next(features)
-        return Embedding(feature[None].permute(0, 4, 1, 2, 3), fusion, image)
+        # Of the plain network's shape, whoever looks at it or mirrors it; channels stay last in memory.
+        return Embedding(feature[None].permute(0, 4, 1, 2, 3), fusion[None].permute(0, 4, 1, 2, 3), image)
 
     @torch.inference_mode()
     def decode(self, embedding: Embedding, point_coords: Tensor, point_labels: Tensor) -> Tensor:
         """Logits (1, 2, D, H, W), as from `Sam3D.decode`."""
         tokens = self._prompts(embedding.feature, point_coords, point_labels)
-        return self._decoder(tokens, embedding.fusion)
+        return self._decoder(tokens, embedding.fusion[0].permute(1, 2, 3, 0))
