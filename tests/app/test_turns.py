@@ -89,7 +89,8 @@ def settings(tmp_path: Path) -> Settings:
     """Random weights that may answer, and a folder for versions of them."""
     path = tmp_path / "small.safetensors"
     save_weights(small_network(), card_of(version="1"), path)
-    return Settings(checkpoint=path, model_folder=tmp_path / "model", labels=LABELS)
+    # In single precision the network is the plain one, whose parts can be held up.
+    return Settings(checkpoint=path, model_folder=tmp_path / "model", labels=LABELS, precision="fp32")
 
 
 def volume(seed: int) -> Volume:

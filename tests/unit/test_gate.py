@@ -59,10 +59,15 @@ def test_a_version_that_does_without_the_image_is_not_published() -> None:
 
 
 def test_a_version_whose_gain_needs_no_image_is_not_published() -> None:
-    decision = verdict(evidence(tumor=0.5, others=0.3), evidence(tumor=0.7, others=0.43))
+    decision = verdict(evidence(tumor=0.5, others=0.5), evidence(tumor=0.7, others=0.63))
     assert not decision.is_better
-    assert "with images exchanged it goes from 0.300 to 0.430" in decision.sentence
-    assert verdict(evidence(tumor=0.5, others=0.3), evidence(tumor=0.7, others=0.41)).is_better
+    assert "with images exchanged it goes from 0.500 to 0.630" in decision.sentence
+    assert verdict(evidence(tumor=0.5, others=0.52), evidence(tumor=0.7, others=0.63)).is_better
+
+
+def test_a_version_that_clearly_needs_the_image_may_gain_without_it_too() -> None:
+    assert verdict(evidence(tumor=0.5, others=0.3), evidence(tumor=0.7, others=0.59)).is_better
+    assert not verdict(evidence(tumor=0.5, others=0.3), evidence(tumor=0.7, others=0.61)).is_better
 
 
 def test_trusted_labels_are_not_doubted_but_must_still_be_better() -> None:
