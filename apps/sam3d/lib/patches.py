@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from lib.boxes import Box, relative
+from lib.boxes import Box, hull, relative
 from lib.errors import GeometryError
 from lib.geometry import PatchGrid
 from lib.volumes import Volume
@@ -74,7 +74,7 @@ def blend(parts: Sequence[tuple[PatchGrid, Floats]], volume: Volume) -> tuple[Bo
     Each counts most at its middle and hardly at its border, so no seam shows; voxels of the box that no patch covers
     are minus infinity.
     """
-    around = _hull([grid.box(volume.shape) for grid, _ in parts])
+    around = hull([grid.box(volume.shape) for grid, _ in parts])
     total = np.zeros([edge.stop - edge.start for edge in around], np.float32)
     weight_sum = np.zeros_like(total)
     for grid, margin in parts:
@@ -166,8 +166,3 @@ def _taper(size: int) -> Floats:
     weights = np.sin(np.minimum(ramp, 1) * np.pi / 2) ** 2 + 1e-4
     weights = weights.astype(np.float32)
     return np.asarray(weights[:, None, None] * weights[None, :, None] * weights[None, None, :])
-
-
-def _hull(boxes: list[Box]) -> Box:
-    i, j, k = (slice(min(b[a].start for b in boxes), max(b[a].stop for b in boxes)) for a in range(3))
-    return i, j, k
