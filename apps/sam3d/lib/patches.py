@@ -35,6 +35,16 @@ def reaches_border(grid: PatchGrid, margin: Floats, volume: Volume) -> bool:
     return any(True for _ in _open_faces(grid, (margin > 0) & is_in_volume(grid, volume), volume))
 
 
+def finest_that_holds(answers: Iterable[tuple[PatchGrid, Floats]], volume: Volume) -> int:
+    """The position of the first patch, of one or more, finest first, that its object ends in; of the last where it ends
+    in none. Each comes with its margin (P, P, P) as for `neighbours`."""
+    number = -1
+    for number, (grid, margin) in enumerate(answers):
+        if not reaches_border(grid, margin, volume):
+            return number
+    return number
+
+
 def neighbours(grid: PatchGrid, margin: Floats, volume: Volume) -> list[tuple[PatchGrid, Floats]]:
     """Where the object goes on: a neighbouring patch for each face of the patch that the object touches inside the
     volume, with the pseudo-clicks (N, 3), native float indices, that tell it what to follow.

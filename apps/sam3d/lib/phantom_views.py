@@ -16,7 +16,7 @@ from lib.augmentation import Augmentation
 from lib.case_cache import Region
 from lib.clicks import first_click
 from lib.geometry import PatchGrid
-from lib.patches import reaches_border
+from lib.patches import finest_that_holds
 from lib.preprocess import intensity_of, sample_patch
 from lib.settings import PRESETS
 from lib.synthesis.phantoms import Phantom, practice_phantom
@@ -57,10 +57,7 @@ def phantom_view(rng: np.random.Generator, size: int, zooms_mm: Sequence[float])
         middle = first_click(target, spacing)
         voxel = middle if rng.random() < 0.7 else region.draw(rng)
         grids = [PatchGrid.around(phantom.affine, voxel, size, spacing_mm) for spacing_mm in zooms_mm]
-        fitting = next(
-            (n for n, grid in enumerate(grids) if not reaches_border(grid, region.target(grid) - 0.5, volume)),
-            len(grids) - 1,
-        )
+        fitting = finest_that_holds(((grid, region.target(grid) - 0.5) for grid in grids), volume)
         chance = rng.random()
         if chance < NEARER_SHARE and fitting > 0:
             number = int(rng.integers(fitting))

@@ -30,7 +30,7 @@ from lib.network.fast.choice import for_clicks
 from lib.network.precision import operand_type
 from lib.network.sam3d import Embedding, Sam3D
 from lib.network.weights import Card
-from lib.patches import blend, grids_over, is_covered, neighbours, opens_patch, reaches_border, tapered
+from lib.patches import blend, finest_that_holds, grids_over, is_covered, neighbours, opens_patch, tapered
 from lib.preprocess import chosen_intensity, sample_patch
 from lib.prompts import ClickRequest, Prompt
 from lib.settings import Intensity, Settings
@@ -203,10 +203,8 @@ class Predictor:
         alone = Prompt(click[None], np.ones(1, np.int64))
         margins = [self._answer(volume, grid, alone, NO_POINTS, report) for grid in grids]
         agreed = most_agreed(margins, self.card.zooms)
-        for number in agreed[:-1]:
-            if not reaches_border(grids[number], margins[number], volume):
-                return grids[number]
-        return grids[agreed[-1]]
+        chosen = finest_that_holds(((grids[number], margins[number]) for number in agreed), volume)
+        return grids[agreed[chosen]]
 
     def _follow(
         self, volume: Volume, prompt: Prompt, seed: PatchGrid, opened: list[PatchGrid], report: Report
