@@ -1,10 +1,11 @@
 """What choosing cases is worth: a simulated annotator labels a pool case by case, retrains, and is measured.
 
 Of three families of phantoms, unequal in size and difficulty (support/families.py), cases are labelled up to budgets of
-1 to 20; at each budget the network goes on learning from all that is labelled, as Update Model does (`lib.finetuning`
-on `lib.retraining`'s cases, without rehearsal, for nothing else is measured), and mean Dice after one simulated click
-is measured on cases that nobody labels. Every seed has a pool, clicks and a training of its own. What is done is kept
-in `--folder`, a file for each (strategy, seed, budget), so that a run that was stopped goes on.
+1 to 20; at each budget the network goes on learning from all that is labelled, as Update Model does
+(`retraining.finetuning` on `retraining.retrain`'s cases, without rehearsal, for nothing else is measured), and mean
+Dice after one simulated click is measured on cases that nobody labels. Every seed has a pool, clicks and a training of
+its own. What is done is kept in `--folder`, a file for each (strategy, seed, budget), so that a run that was stopped
+goes on.
 
     python benchmarks/annotator.py --folder build/annotator --seeds 3
 """
@@ -27,21 +28,21 @@ from support.families import POOL, VALIDATION, FamilyCase, write_families
 from support.report import report
 from torch.nn import functional as F
 
-from lib.cases import CaseStore
-from lib.checkpoints import open_network
-from lib.finetuning import FinetuningPlan, finetune, plan_for
-from lib.gate import Patch, measure
+from lib.images.volumes import open_volume
+from lib.learning.cases import CaseStore
 from lib.network.build import build_sam3d
 from lib.network.deltas import put_state, tuned_state
 from lib.network.sam3d import Sam3D
 from lib.network.weights import Card, load_weights, save_weights
-from lib.rehearsal import EVERY, rehearsing
-from lib.retraining import open_cases, validation_patches
+from lib.retraining.finetuning import FinetuningPlan, finetune, plan_for
+from lib.retraining.gate import Patch, measure
+from lib.retraining.rehearsal import EVERY, rehearsing
+from lib.retraining.retrain import open_cases, validation_patches
 from lib.scoring.calibration import load
 from lib.scoring.image_score import ScoreSettings, score_volume
 from lib.scoring.selection import METHODS, Known, Pool
 from lib.settings import Settings, TrainingSettings
-from lib.volumes import open_volume
+from lib.weights.checkpoints import open_network
 
 BUDGETS = (1, 2, 4, 8, 12, 16, 20)
 STRATEGIES = ("random", "first", *METHODS)

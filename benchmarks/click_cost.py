@@ -31,7 +31,6 @@ from support.report import REPOSITORY, report
 from support.steps import Steps
 from torch import Tensor
 
-from lib.golden import VARIANT, load_filler
 from lib.network.build import build_sam3d
 from lib.network.fast.blocks import FastAttention, FastBlock
 from lib.network.fast.choice import for_clicks
@@ -40,7 +39,8 @@ from lib.network.fast.encoder import FastNeck
 from lib.network.fast.prompt import FastPromptEncoder
 from lib.network.precision import has_bfloat16
 from lib.network.sam3d import Sam3D
-from lib.parity import fill_parameters
+from lib.parity.golden import VARIANT, load_filler
+from lib.parity.inference import fill_parameters
 from lib.settings import VARIANTS
 
 CPU = torch.device("cpu")

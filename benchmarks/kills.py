@@ -26,9 +26,9 @@ from support.cases import AnnotatedCase, new_family
 from support.report import report
 from support.server import Client, serving
 
-from lib.clicks import first_click
+from lib.interactive.clicks import first_click
 from lib.settings import Settings
-from lib.versions import VersionStore, open_served, versions_folder
+from lib.weights.versions import VersionStore, open_served, versions_folder
 
 
 def main() -> int:

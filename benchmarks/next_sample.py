@@ -24,7 +24,7 @@ from lib.datastore.versioned import VersionedDatastore
 from lib.scoring.image_score import ScoreSettings
 from lib.scoring.store import ScoreStore, StoredScore, score_key
 from lib.settings import Settings
-from lib.versions import open_served
+from lib.weights.versions import open_served
 
 KINDS, FEATURES = 12, 64
 LABELLED = 40

@@ -27,7 +27,7 @@ from support.cases import AnnotatedCase, new_family
 from support.report import report
 from support.server import LABEL, REQUEST_LIMIT_S, Client, serving
 
-from lib.clicks import first_click
+from lib.interactive.clicks import first_click
 from lib.network.build import build_sam3d
 from lib.network.weights import Card, save_weights
 from lib.settings import PRESETS, VARIANTS, NetworkSettings

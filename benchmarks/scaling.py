@@ -28,11 +28,11 @@ from support.report import report
 from support.steps import Steps
 from support.volumes import BallVolume, with_balls
 
+from lib.images.volumes import Volume, make_volume
 from lib.infers.reply import ReplyFiles, describe
-from lib.predictor import Predictor, Report, load_predictor
-from lib.prompts import prompts_from_request
+from lib.interactive.predictor import Predictor, Report, load_predictor
+from lib.interactive.prompts import prompts_from_request
 from lib.settings import Settings
-from lib.volumes import Volume, make_volume
 
 LABELS = tuple(f"label{number}" for number in range(1, 9))
 MIDDLE_SHAPE = (256, 256, 256)

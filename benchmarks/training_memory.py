@@ -3,9 +3,9 @@
     python benchmarks/training_memory.py --variant tiny
     python benchmarks/training_memory.py --variant vit_b --rounds 1    # about 12 GB and some minutes on a CPU
 
-`plain` is lib.training.training_step, whose graph holds every round; `rounds` differentiates each round by itself;
-`checkpointed` also keeps only the inputs of the encoder's blocks. Each runs in a process of its own. Saved tensors are
-counted by autograd's hooks, every storage once and parameters not at all. Prints one line of JSON.
+`plain` is `training_step` of lib.learning.training, whose graph holds every round; `rounds` differentiates each round
+by itself; `checkpointed` also keeps only the inputs of the encoder's blocks. Each runs in a process of its own. Saved
+tensors are counted by autograd's hooks, every storage once and parameters not at all. Prints one line of JSON.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import resource
+import signal
 import subprocess
 import sys
 import time
@@ -22,10 +23,10 @@ import numpy as np
 import torch
 from support.report import report
 
+from lib.learning.training import ClickPlan, backward_step, training_step
 from lib.network.build import build_sam3d
 from lib.settings import VARIANTS
 from lib.synthesis.patches import training_patch, training_rng
-from lib.training import ClickPlan, backward_step, training_step
 
 MODES = ("plain", "rounds", "checkpointed")
 
@@ -46,8 +47,15 @@ def main() -> None:
     for mode in args.modes:
         done = subprocess.run([sys.executable, *sys.argv, "--mode", mode], capture_output=True, text=True, check=False)
         lines = done.stdout.splitlines()
-        found[mode] = json.loads(lines[-1]) if done.returncode == 0 else {"failed": done.stderr.strip()[-300:]}
+        found[mode] = json.loads(lines[-1]) if done.returncode == 0 else {"failed": why(done)}
     report("training_memory", variant=args.variant, rounds=args.rounds, device=args.device, steps=found)
+
+
+def why(done: subprocess.CompletedProcess[str]) -> str:
+    """What a step ended with that did not come to its end; whoever is killed says nothing."""
+    if done.returncode == -signal.SIGKILL:
+        return "killed by the system, which it does to whoever takes more memory than there is"
+    return done.stderr.strip()[-300:] or f"exit code {done.returncode}"
 
 
 def one_step(args: argparse.Namespace) -> dict[str, Any]:

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from lib.images.volumes import open_volume
 from lib.synthesis.phantoms import make_phantom
-from lib.volumes import open_volume
 
 FAMILY_SEED = 9000
 SHAPE, SPACING_MM = (120, 120, 64), (1.6, 1.6, 2.2)

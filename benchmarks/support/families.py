@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from lib.cases import Case
+from lib.learning.cases import Case
 from lib.synthesis.phantoms import make_phantom
 
 SHAPE, SPACING_MM = (32, 32, 32), (2.0, 2.0, 2.0)

@@ -21,8 +21,8 @@ import requests
 from numpy.typing import NDArray
 from requests_toolbelt.multipart.decoder import MultipartDecoder
 
-from lib.clicks import first_click, next_click
-from lib.metrics import dice
+from lib.evaluation.metrics import dice
+from lib.interactive.clicks import first_click, next_click
 from support.cases import AnnotatedCase
 
 APP = Path(__file__).parents[2] / "apps" / "sam3d"

@@ -8,7 +8,7 @@ import numpy as np
 
 from lib.datastore.archive import ArchiveDatastore
 from lib.datastore.opening import open_datastore
-from lib.dicom_writing import SeriesInfo, on_dicom_grid, write_series
+from lib.images.dicom_writing import SeriesInfo, on_dicom_grid, write_series
 
 LABELS = ("liver", "Gefäß", "kidney_left", "lesion", "tumour")
 

@@ -15,10 +15,10 @@ from fastapi import HTTPException
 from archives import DemoArchive
 from lib.datastore.archive import ArchiveDatastore
 from lib.demo import free_port
-from lib.dicom_seg_writing import SegInfo, write_seg
-from lib.dicom_writing import SeriesInfo, on_dicom_grid, write_series
-from lib.labels import read_label
-from lib.volumes import open_volume
+from lib.images.dicom_writing import SeriesInfo, on_dicom_grid, write_series
+from lib.images.volumes import open_volume
+from lib.labels.dicom_seg_writing import SegInfo, write_seg
+from lib.labels.masks import read_label
 from studies_in_archive import datastore_at, write_image
 from unit.test_dicom_writing import affine_of
 

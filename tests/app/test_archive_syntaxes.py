@@ -23,8 +23,8 @@ from pydicom.uid import JPEG2000Lossless, RLELossless, generate_uid
 from e2e.archive import Orthanc, orthanc_program
 from lib.datastore.archive import ArchiveDatastore
 from lib.demo import free_port
-from lib.dicom_writing import SeriesInfo, on_dicom_grid, write_series
-from lib.volumes import open_volume
+from lib.images.dicom_writing import SeriesInfo, on_dicom_grid, write_series
+from lib.images.volumes import open_volume
 from studies_in_archive import datastore_at
 from unit.test_dicom_writing import affine_of
 

@@ -26,7 +26,8 @@ from lib.activelearning.scoring import PoolScoring
 from lib.activelearning.strategies import Scored, next_case
 from lib.datastore.versioned import VersionedDatastore
 from lib.demo import free_port
-from lib.dicom_writing import SeriesInfo
+from lib.images.dicom_writing import SeriesInfo
+from lib.images.volumes import VolumeCache, open_volume
 from lib.infers.model import BackgroundNetwork, SharedPredictor
 from lib.infers.reply import ReplyFiles
 from lib.infers.sam3d import Sam3DInfer
@@ -35,8 +36,7 @@ from lib.scoring.selection import METHODS
 from lib.scoring.store import ScoreStore
 from lib.serving.scoring_door import ScoringTasks, scoring_door
 from lib.settings import ScoringSettings, Settings
-from lib.versions import open_served
-from lib.volumes import VolumeCache, open_volume
+from lib.weights.versions import open_served
 from network.small_networks import card_of, small_network
 from serving import write_study
 from studies_in_archive import datastore_at, write_image

@@ -16,12 +16,12 @@ import pytest
 import torch
 
 from lib.errors import SettingsError
-from lib.golden import load_filler
 from lib.network.build import build_sam3d
 from lib.network.weights import Card, load_weights, published_name, save_weights
-from lib.progress import ProgressFile
+from lib.parity.golden import load_filler
+from lib.retraining.progress import ProgressFile
 from lib.settings import PRESETS, VARIANTS
-from lib.versions import open_served
+from lib.weights.versions import open_served
 from network.small_runs import ball_cases, small_settings
 
 CLI = Path(__file__).parents[2] / "apps" / "sam3d" / "cli.py"

@@ -12,7 +12,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from lib.clicks import first_click
+from lib.interactive.clicks import first_click
 from serving import Server
 
 pytestmark = [

@@ -16,7 +16,7 @@ from pydicom.uid import JPEG2000Lossless
 
 from archives import DemoArchive
 from lib.demo import free_port
-from lib.dicom_writing import SeriesInfo, write_series
+from lib.images.dicom_writing import SeriesInfo, write_series
 
 pytestmark = pytest.mark.app
 

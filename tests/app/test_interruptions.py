@@ -20,9 +20,9 @@ import requests
 from archives import DemoArchive
 from lib.datastore.history import LabelHistory
 from lib.demo import free_port
-from lib.dicom_writing import SeriesInfo
-from lib.labels import read_label
-from lib.volumes import open_volume
+from lib.images.dicom_writing import SeriesInfo
+from lib.images.volumes import open_volume
+from lib.labels.masks import read_label
 from serving import APP
 from studies_in_archive import datastore_at, write_image
 from unit.test_dicom_writing import affine_of

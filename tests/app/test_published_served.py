@@ -13,11 +13,11 @@ import pytest
 import torch
 
 from golden import fill
-from lib.contract import honour_clicks
+from lib.interactive.contract import honour_clicks
 from lib.network.build import build_sam3d
 from lib.network.sam3d import Sam3D
 from lib.network.weights import load_weights, published_name
-from lib.parity import case_meta, check_case, fill_parameters
+from lib.parity.inference import case_meta, check_case, fill_parameters
 from lib.settings import VARIANTS
 from serving import Server, write_study
 from test_cli import run
@@ -89,5 +89,5 @@ def test_a_published_checkpoint_is_converted_served_and_clicked(tmp_path):
     clicks = {1: np.array([MIDDLE])}
     expected, _ = honour_clicks(expected, clicks, np.zeros((0, 3), np.int64), volume, np.ones(3), 6.0)
     assert 0 < expected.sum() < expected.size
-    # Rounding at the threshold, as among the recordings themselves (lib.parity).
+    # Rounding at the threshold, as among the recordings themselves (lib.parity.inference).
     assert np.count_nonzero(reply.mask != expected) <= 20

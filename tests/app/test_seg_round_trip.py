@@ -21,9 +21,9 @@ from dicomweb_client import DICOMwebClient
 
 from archives import DemoArchive
 from e2e.archive import Orthanc, orthanc_program
-from lib.cases import CaseStore
 from lib.demo import free_port
-from lib.dicom_writing import SeriesInfo, on_dicom_grid, write_series
+from lib.images.dicom_writing import SeriesInfo, on_dicom_grid, write_series
+from lib.learning.cases import CaseStore
 from network.small_networks import card_of
 from studies_in_archive import LABELS, datastore_at
 from unit.test_dicom_writing import ORIENTATIONS, affine_of

@@ -11,7 +11,7 @@ import requests
 
 from archives import DemoArchive
 from lib.demo import free_port
-from lib.dicom_writing import SeriesInfo
+from lib.images.dicom_writing import SeriesInfo
 from serving import Server
 from studies_in_archive import write_image
 from unit.test_dicom_writing import affine_of

@@ -26,7 +26,7 @@ from monailabel.endpoints import activelearning, infer, scoring
 
 from archives import DemoArchive
 from lib.demo import free_port
-from lib.dicom_writing import SeriesInfo, write_series
+from lib.images.dicom_writing import SeriesInfo, write_series
 from lib.serving.bodies import TimedRoute
 from lib.serving.infer_door import infer_door
 from lib.serving.next_sample import next_sample_door

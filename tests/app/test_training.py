@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from lib.versions import VersionStore, open_served, versions_folder
+from lib.weights.versions import VersionStore, open_served, versions_folder
 from network.small_runs import ball_cases, small_card, small_network, small_settings
 from serving import REQUEST_LIMIT_S, Server
 

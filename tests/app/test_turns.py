@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from fastapi import HTTPException
 
+from lib.images.volumes import Volume, make_volume
 from lib.infers.model import SharedPredictor
 from lib.infers.turns import Turns, answering
+from lib.interactive.prompts import ClickRequest, prompts_from_request
 from lib.network.weights import save_weights
-from lib.prompts import ClickRequest, prompts_from_request
 from lib.settings import Settings
-from lib.versions import open_served
-from lib.volumes import Volume, make_volume
+from lib.weights.versions import open_served
 from network.small_networks import card_of, small_network
 
 LABELS = ("lesion",)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from lib.metrics import dice
+from lib.evaluation.metrics import dice
 from measured import figures
 from series import Case
 from serving import Server

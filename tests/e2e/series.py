@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from lib.dicom_writing import SeriesInfo, on_dicom_grid, write_series
+from lib.images.dicom_writing import SeriesInfo, on_dicom_grid, write_series
 from lib.synthesis.phantoms import make_phantom
 
 LPS_RAS = np.diag([-1.0, -1.0, 1.0])

@@ -11,7 +11,7 @@ from pydicom.uid import RLELossless
 
 from agreement import check_clicks_and_mask
 from archive import orthanc_program, store
-from lib.dicom_writing import SeriesInfo, on_dicom_grid, write_series
+from lib.images.dicom_writing import SeriesInfo, on_dicom_grid, write_series
 from series import LAYOUTS, Case, Layout, read_case, write_case
 from serving import Server
 from viewer import Viewer

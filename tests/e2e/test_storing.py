@@ -10,9 +10,9 @@ import pytest
 from playwright.sync_api import expect
 
 from archive import segmentations
-from lib.labels import read_label
-from lib.metrics import dice
-from lib.volumes import Volume
+from lib.evaluation.metrics import dice
+from lib.images.volumes import Volume
+from lib.labels.masks import read_label
 from measured import figures
 from series import Case
 from serving import Server

@@ -15,7 +15,7 @@ import numpy as np
 
 from golden import fill
 from lib.network.build import build_sam3d
-from lib.parity import case_inputs, fill_parameters, intermediates
+from lib.parity.inference import case_inputs, fill_parameters, intermediates
 from lib.settings import NetworkSettings
 
 GOLDEN = Path(__file__).with_name("tiny.npz")

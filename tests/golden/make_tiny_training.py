@@ -1,4 +1,4 @@
-"""Makes tiny_train.npz, a recorded training step of the kind that lib.training_parity reads, for a small network.
+"""Makes tiny_train.npz, a recorded training step of the kind that lib.parity.training reads, for a small network.
 
     PYTHONPATH=apps/sam3d:tests python tests/golden/make_tiny_training.py
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from golden import fill
 from golden.make_tiny import META, NETWORK, SmallFiller, filled_network
-from lib.training_parity import norms_by_group, training_gradients
+from lib.parity.training import norms_by_group, training_gradients
 
 GOLDEN = Path(__file__).with_name("tiny_train.npz")
 SEED, N_ENTRIES = 31, 16

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -11,31 +11,17 @@ import nibabel
 import numpy as np
 import torch
 
-from lib.cases import Case
-from lib.distributed import Team
-from lib.finetuning import FinetuningPlan, finetune
+from lib.learning.cases import Case
+from lib.learning.distributed import Team
 from lib.network.build import build_sam3d
 from lib.network.deltas import tuned_state
 from lib.network.sam3d import Sam3D
 from lib.network.weights import Card, save_weights
-from lib.settings import PRESETS, NetworkSettings, Settings
+from lib.retraining.finetuning import FinetuningPlan, finetune
+from lib.settings import PRESETS, Settings
+from network import small_networks
 
-SMALL = NetworkSettings(
-    patch_size=16,
-    window_size=2,
-    embed_dim=16,
-    depth=4,
-    num_heads=2,
-    neck_blocks=(0, 1, 2, 3),
-    sam_window_size=2,
-    sam_grid_size=4,
-    adapter_dim=8,
-    neck_dim=8,
-    head_dim=8,
-    prompt_mlp_dim=16,
-    prompt_heads=2,
-    click_unet=(8, 8, 12),
-)
+SMALL = replace(small_networks.SMALL, patch_size=16, window_size=2, sam_window_size=2, sam_grid_size=4)
 SHAPE = (24, 24, 20)
 
 

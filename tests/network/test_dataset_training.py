@@ -10,26 +10,27 @@ import numpy as np
 import pytest
 import torch
 
-from lib import dataset_training, memory
+from lib import memory
 from lib.boxes import bounding_box
-from lib.case_cache import CaseCache
-from lib.dataset_learner import DatasetLearner, tuned_parameters
-from lib.dataset_plan import DatasetPlan
-from lib.dataset_training import DatasetOrder, plan_of, prepare, train
 from lib.datasets.known import DATASETS
-from lib.distributed import Team, run_together
 from lib.errors import TrainingError, WeightsError
+from lib.images.volumes import open_volume
+from lib.interactive.predictor import load_predictor
+from lib.interactive.prompts import prompts_from_request
+from lib.learning.case_cache import CaseCache
+from lib.learning.dataset_plan import DatasetPlan
+from lib.learning.distributed import Team, run_together
+from lib.learning.recipes import INTERACTIVE, PUBLISHED, TUNE_ADAPTERS, TUNE_ALL, TUNE_PUBLISHED
+from lib.learning.resumable import LOG
 from lib.memory import Thrift, check_memory, training_gib
 from lib.network.weights import save_weights
-from lib.predictor import load_predictor
-from lib.prompts import prompts_from_request
+from lib.pretraining import dataset_training
+from lib.pretraining.dataset_learner import DatasetLearner, tuned_parameters
+from lib.pretraining.dataset_training import DatasetOrder, plan_of, prepare, train
 from lib.published.augmentation import CropRecipe
 from lib.published.teaching import PublishedTeaching
 from lib.published.volumes import ResampledCases
-from lib.recipes import INTERACTIVE, PUBLISHED, TUNE_ADAPTERS, TUNE_ALL, TUNE_PUBLISHED
-from lib.resumable import LOG
 from lib.settings import VARIANTS, Settings
-from lib.volumes import open_volume
 from network.small_networks import PUBLISHED_SMALL
 from network.small_runs import SMALL, ball, write_case
 
@@ -111,7 +112,7 @@ def test_a_kill_before_the_state_was_written_leaves_no_line_twice(pairs, tmp_pat
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("lib.resumable._save", killed)
+        patched.setattr("lib.learning.resumable._save", killed)
         with pytest.raises(KeyboardInterrupt):
             trained(tmp_path / "b", pairs)
     assert len(log_of(tmp_path / "b")) == 1

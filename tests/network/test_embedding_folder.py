@@ -6,8 +6,8 @@ import os
 import pytest
 import torch
 
-from lib import embedding_folder
-from lib.embedding_folder import EmbeddingFolder
+from lib.interactive import embedding_folder
+from lib.interactive.embedding_folder import EmbeddingFolder
 from lib.network.sam3d import Embedding
 
 

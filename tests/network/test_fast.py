@@ -9,10 +9,9 @@ from segment_anything.modeling.image_encoder import get_rel_pos
 from torch import nn
 from torch.nn import functional as F
 
-from lib.checkpoints import PRETRAINED
-from lib.clicks import first_click, next_click
 from lib.errors import SettingsError
-from lib.metrics import dice
+from lib.evaluation.metrics import dice
+from lib.interactive.clicks import first_click, next_click
 from lib.network.convolution import conv3d
 from lib.network.fast import choice, decoder
 from lib.network.fast.blocks import FastAttention, FastBlock, offset_table, window_order
@@ -28,6 +27,7 @@ from lib.network.precision import has_bfloat16, operand_type
 from lib.network.weights import load_weights
 from lib.scoring.disagreement import mirrored
 from lib.synthesis.patches import training_patch, training_rng
+from lib.weights.checkpoints import PRETRAINED
 from network.small_networks import PUBLISHED_SMALL, SMALL, small_network
 
 pytestmark = pytest.mark.skipif(not is_available(), reason="this build of PyTorch has no oneDNN")

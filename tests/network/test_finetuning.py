@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from lib.distributed import Team, run_together
 from lib.errors import TrainingError
-from lib.finetuning import FinetuningPlan, finetune, plan_for
+from lib.learning.distributed import Team, run_together
+from lib.learning.training import ClickPlan, backward_step, training_step
+from lib.learning.training_loop import Epoch
 from lib.network.deltas import tuned_names
+from lib.retraining.finetuning import FinetuningPlan, finetune, plan_for
 from lib.settings import TrainingSettings
-from lib.training import ClickPlan, backward_step, training_step
-from lib.training_loop import Epoch
 from small_runs import ball_stream, save_after_training, small_network
 
 PLAN = FinetuningPlan(epochs=6, steps_per_epoch=1, learning_rate=1e-3, clicks=ClickPlan(rounds=3, automatic_share=0.0))

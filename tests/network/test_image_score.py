@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lib.images.volumes import Volume, make_volume
+from lib.interactive.patches import grids_over
 from lib.network.sam3d import Embedding, Sam3D
-from lib.patches import grids_over
 from lib.scoring.calibration import Calibration
 from lib.scoring.disagreement import Found, best_place, disagreement, mirrored
 from lib.scoring.image_score import ScoreSettings, cover, score_volume
-from lib.volumes import Volume, make_volume
 from network.small_networks import SMALL, card_of, small_network
 
 CURVE = Calibration((0.0, 1.0), (1.0, 9.0))

@@ -17,7 +17,7 @@ from lib.network.click_maps import COUNT, STRIDE, _geodesic, click_maps
 from lib.network.layers import MASKED, ChannelNorm, InstanceNorm, merge_windows, split_windows, window_regions
 from lib.network.mask_decoder import upsample
 from lib.network.sam3d import Sam3D
-from lib.parity import plain_embedding
+from lib.parity.inference import plain_embedding
 from lib.settings import VARIANTS
 from network.small_networks import PUBLISHED_SMALL, SMALL, small_network
 

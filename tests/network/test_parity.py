@@ -15,7 +15,7 @@ from golden.make_tiny import GOLDEN, META, NETWORK, SmallFiller, filled_network
 from lib.network import image_encoder, layers, mask_decoder, prompt_encoder
 from lib.network.adapter import SpatialAdapter
 from lib.network.build import build_sam3d
-from lib.parity import ParityResult, case_meta, check_case, fill_parameters
+from lib.parity.inference import ParityResult, case_meta, check_case, fill_parameters
 from lib.settings import VARIANTS
 
 PUBLISHED = Path(__file__).parents[2].parent / "shared" / "parity" / "golden"

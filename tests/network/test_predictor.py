@@ -11,16 +11,16 @@ import pytest
 import torch
 from torch import nn
 
-from lib import predictor as predictor_module
-from lib.checkpoints import PRETRAINED
 from lib.errors import SettingsError
 from lib.geometry import PatchGrid, map_indices
+from lib.images.volumes import make_volume
+from lib.interactive import predictor as predictor_module
+from lib.interactive.predictor import Predictor
+from lib.interactive.prompts import prompts_from_request
 from lib.network.sam3d import Embedding
 from lib.network.weights import load_weights
-from lib.predictor import Predictor
-from lib.prompts import prompts_from_request
 from lib.settings import ClickSettings, Settings
-from lib.volumes import make_volume
+from lib.weights.checkpoints import PRETRAINED
 from network.small_networks import SMALL, card_of, small_network
 
 LABELS = ("lesion", "organ", "vessel")
@@ -497,14 +497,20 @@ def test_one_more_click_is_decoded_once(monkeypatch):
 
 
 def test_of_very_many_clicks_the_first_are_taken_together():
+    """Half a chain at a time: so the click after that is one decode again, and not the whole chain."""
     volume = noisy((40, 40, 40))
     predictor = predictor_of(Threshold(), settings_with(max_patches=1))
-    points = [
-        [int(x) for x in point]
-        for point in np.random.default_rng(0).permutation(27_000)[:50, None] // [900, 30, 1] % 30
-    ]
-    answer = ask(predictor, volume, lesion=[[16, 16, 16]], background=[[5 + i, 5 + j, 5 + k] for i, j, k in points])
-    assert answer.report.n_decoded == predictor_module.LONGEST_CHAIN + 1
+    rng = np.random.default_rng(0)
+    points = [[int(x) for x in 8 + np.array(np.unravel_index(n, (16, 16, 16)))] for n in rng.permutation(4096)[:65]]
+    longest = predictor_module.LONGEST_CHAIN
+
+    def decoded(count):
+        return ask(predictor, volume, lesion=[[16, 16, 16]], background=points[:count]).report.n_decoded
+
+    # With the foreground click there is one more than `count`.
+    assert decoded(longest - 1) == longest
+    assert decoded(longest) == longest // 2 + 2  # the first half together, the rest one by one
+    assert decoded(longest + 1) == 1
 
 
 def test_weights_that_never_corrected_get_all_clicks_at_once():

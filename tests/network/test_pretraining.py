@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lib.distributed import Team, run_together
 from lib.errors import TrainingError, WeightsError
-from lib.pretraining import PretrainingPlan, pretrain
+from lib.learning.distributed import Team, run_together
+from lib.pretraining.synthetic import PretrainingPlan, pretrain
 from network.small_runs import SMALL
 
 PLAN = PretrainingPlan(steps=4, batch_size=2, stretch=2, warmup_steps=1, seed=3)
@@ -43,7 +43,7 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("lib.pretraining.dice_of", _after(3, killed))  # in the middle of the second stretch
+        patched.setattr("lib.pretraining.synthetic.dice_of", _after(3, killed))  # in the middle of the second stretch
         with pytest.raises(KeyboardInterrupt):
             trained(tmp_path / "b")
     assert len(losses(tmp_path / "b")) == 1
@@ -52,7 +52,7 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(tmp_path, monkeypatch):
 
 
 def _after(calls, act):
-    from lib.training import dice_of
+    from lib.learning.training import dice_of
 
     left = [calls]
 

@@ -12,7 +12,7 @@ from golden import fill
 from lib.network.build import build_sam3d
 from lib.network.fast.choice import for_clicks
 from lib.network.precision import has_bfloat16
-from lib.parity import LATE_TOLERANCE, MASK_VOXEL_TOLERANCE, case_inputs, case_meta, fill_parameters
+from lib.parity.inference import LATE_TOLERANCE, MASK_VOXEL_TOLERANCE, case_inputs, case_meta, fill_parameters
 from lib.settings import VARIANTS
 from network.small_networks import PUBLISHED_SMALL, small_network
 

@@ -12,24 +12,24 @@ import numpy as np
 import pytest
 import torch
 
-from lib import finetuning
 from lib.errors import TrainingError
-from lib.finetuning import FinetuningPlan, finetune
-from lib.gate import Decision, Evidence
+from lib.learning.splits import SplitFile
+from lib.learning.training import ClickPlan
 from lib.network.deltas import tuned_state
 from lib.network.weights import save_weights
-from lib.progress import DONE, FAILED, ProgressFile
-from lib.retraining import open_cases, retrain, validation_patches
+from lib.retraining import finetuning
+from lib.retraining.finetuning import FinetuningPlan, finetune
+from lib.retraining.gate import Decision, Evidence
+from lib.retraining.progress import DONE, FAILED, ProgressFile
+from lib.retraining.retrain import open_cases, retrain, validation_patches
 from lib.settings import Settings
-from lib.splits import SplitFile
-from lib.training import ClickPlan
-from lib.versions import BASE, VersionStore, open_served, versions_folder
+from lib.weights.versions import BASE, VersionStore, open_served, versions_folder
 from small_runs import ball, ball_cases, small_card, small_network, small_settings, write_case
 
 
 def publish_all(monkeypatch: pytest.MonkeyPatch, is_better: bool = True) -> None:
     """A gate that looks at nothing: two steps make no network better."""
-    monkeypatch.setattr("lib.retraining.decide", lambda *_, **__: Decision(is_better, "decided by the test"))
+    monkeypatch.setattr("lib.retraining.retrain.decide", lambda *_, **__: Decision(is_better, "decided by the test"))
 
 
 def files_below(folder: Path) -> set[str]:
@@ -157,7 +157,7 @@ def test_a_label_that_no_case_kept_aside_has_is_measured_where_it_is_trained(
         measured.extend([before, after])
         return Decision(True, "decided by the test")
 
-    monkeypatch.setattr("lib.retraining.decide", decide)
+    monkeypatch.setattr("lib.retraining.retrain.decide", decide)
     result = retrain(settings, cases)
     assert list(result.validation) == kept_aside
     sides = {(p.label, p.case in kept_aside) for each in measured for p in each.validation.patches}
@@ -243,7 +243,7 @@ def test_a_full_disk_is_a_sentence_and_the_next_run_works(tmp_path: Path, monkey
 
 
 def test_the_log_shows_a_bar_per_epoch(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, logger="lib.retraining"):
+    with caplog.at_level(logging.INFO, logger="lib.retraining.retrain"):
         retrain(small_settings(tmp_path), ball_cases(tmp_path / "studies", 2))
     lines = [line for line in caplog.messages if line.startswith("epoch")]
     assert [line.split(" loss")[0] for line in lines] == [

@@ -12,11 +12,11 @@ import torch
 from golden import fill
 from golden.make_tiny import filled_network
 from golden.make_tiny_training import GOLDEN, SmallTrainingFiller
-from lib import training_parity
 from lib.network.build import build_sam3d
-from lib.parity import case_meta, fill_parameters
+from lib.parity import training as training_parity
+from lib.parity.inference import case_meta, fill_parameters
+from lib.parity.training import check_training, group_of
 from lib.settings import VARIANTS
-from lib.training_parity import check_training, group_of
 
 RECORDED = Path(__file__).parents[2].parent / "shared" / "parity" / "golden" / "train.npz"
 WANTED = "SAM3D_VIT_B_TRAINING"

@@ -13,7 +13,7 @@ import torch
 from lib.errors import WeightsError
 from lib.network.deltas import load_delta, tuned_state
 from lib.network.sam3d import Sam3D
-from lib.versions import BASE, VersionStore, open_served, roll_back, versions_folder
+from lib.weights.versions import BASE, VersionStore, open_served, roll_back, versions_folder
 from small_runs import small_card, small_network, small_settings
 
 PARENT = small_card(sha256="c" * 64)

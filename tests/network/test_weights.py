@@ -15,8 +15,10 @@ import torch
 from segment_anything.modeling import ImageEncoderViT
 from torch import nn
 
-from lib import checkpoints
 from lib.errors import WeightsError
+from lib.images.volumes import make_volume
+from lib.interactive.predictor import Predictor
+from lib.interactive.prompts import prompts_from_request
 from lib.network.build import build_sam3d
 from lib.network.weights import (
     Card,
@@ -29,10 +31,8 @@ from lib.network.weights import (
     save_weights,
     write_atomically,
 )
-from lib.predictor import Predictor
-from lib.prompts import prompts_from_request
 from lib.settings import PRESETS, VARIANTS, Settings
-from lib.volumes import make_volume
+from lib.weights import checkpoints
 from network.small_networks import PUBLISHED_SMALL, SMALL, card_of, small_network
 
 # A stand-in for SAM's three sizes: windows of 14 and a global grid of 64 make the tables that ours are resampled from.

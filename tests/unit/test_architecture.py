@@ -8,29 +8,42 @@ import pytest
 
 APP = Path(__file__).parents[2] / "apps" / "sam3d"
 
-# From the ground up; a module may import its own floor and those below. A core module that is not named is a verb.
-GROUND = ("lib.errors", "lib.settings", "lib.boxes", "lib.cache")
-NOUNS = (
-    *("lib.geometry", "lib.image_files", "lib.dicom_series", "lib.volumes", "lib.preprocess"),
-    *("lib.prompts", "lib.clicks", "lib.contract", "lib.metrics", "lib.network", "lib.synthesis"),
+# From the ground up; a module or folder may import what lies below it, and its own.
+FLOORS = (
+    ("errors", "random_streams"),
+    ("settings", "boxes", "cache"),
+    ("geometry", "memory", "network", "synthesis"),
+    ("images", "weights"),
+    ("interactive", "labels", "demo"),
+    ("learning",),
+    ("datasets", "parity", "retraining"),
+    ("evaluation",),
+    ("published", "scoring"),
+    ("pretraining",),
+    ("dicomweb", "infers"),
+    ("datastore", "viewer"),
+    ("activelearning", "trainers"),
+    ("serving", "configs"),
+    ("commands",),
 )
-SKIN = ("lib.infers", "lib.trainers", "lib.activelearning", "lib.viewer", "lib.datastore", "lib.dicomweb")
-SKIN += ("lib.serving",)
-WIRING = ("lib.configs",)
-DOORS = ("main", "cli")
-FLOORS = {**dict.fromkeys(GROUND, 0), **dict.fromkeys(NOUNS, 1), **dict.fromkeys(SKIN, 3)}
-FLOORS |= {**dict.fromkeys(WIRING, 4), **dict.fromkeys(DOORS, 5)}
-VERBS_FLOOR = 2
+FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
+# From here up the server is known.
+SKIN_FLOOR = FLOOR_OF["infers"]
+SKIN = tuple(f"lib.{name}" for name, floor in FLOOR_OF.items() if floor >= SKIN_FLOOR)
 
 # What the core may not even name, beside floors above its own.
 SERVER = ("monailabel", "fastapi", "starlette")
 
 
 def floor_of(module):
-    """The floor of a module of ours, by its longest known name."""
-    parts = module.split(".")
-    names = [".".join(parts[:count]) for count in range(len(parts), 0, -1)]
-    return next((FLOORS[name] for name in names if name in FLOORS), VERBS_FLOOR)
+    """The floor of a module of ours; the two doors, main and cli, stand above all."""
+    top, _, rest = module.partition(".")
+    return FLOOR_OF[rest.split(".")[0]] if top == "lib" and rest else len(FLOORS)
+
+
+def room_of(module):
+    """The folder below lib that a module is in, or its own name where it is in none."""
+    return module.split(".")[1] if module.startswith("lib.") else module
 
 
 def imports_by_module(app):
@@ -71,12 +84,9 @@ def is_below(name, packages):
 
 def server_imports(imports):
     """What core modules import that belongs to the server or to the skin."""
-    core = {module for module in imports if module.startswith("lib.") and floor_of(module) <= VERBS_FLOOR}
+    core = {module for module in imports if module.startswith("lib.") and floor_of(module) < SKIN_FLOOR}
     return sorted(
-        f"{module} imports {name}"
-        for module in core
-        for name in imports[module]
-        if is_below(name, (*SERVER, *SKIN, *WIRING))
+        f"{module} imports {name}" for module in core for name in imports[module] if is_below(name, (*SERVER, *SKIN))
     )
 
 
@@ -86,6 +96,7 @@ def upward_imports(imports):
         for module, names in own_imports(imports).items()
         for name in names
         if floor_of(name) > floor_of(module)
+        or (floor_of(name) == floor_of(module) and room_of(name) != room_of(module))
     )
 
 
@@ -101,7 +112,7 @@ def circle(imports):
 @pytest.fixture(scope="module")
 def app_imports():
     imports = imports_by_module(APP)
-    assert {"lib.errors", "lib.settings", "lib.clicks", "lib.network.sam3d"} <= imports.keys()
+    assert {"lib.errors", "lib.settings", "lib.interactive.clicks", "lib.network.sam3d"} <= imports.keys()
     return imports
 
 
@@ -117,9 +128,9 @@ def test_imports_make_no_circle(app_imports):
     assert circle(app_imports) is None
 
 
-def test_the_ground_imports_nothing_but_errors(app_imports):
-    for module in GROUND:
-        assert own_imports(app_imports)[module] <= {"lib.errors"}
+def test_every_room_has_its_floor(app_imports):
+    rooms = {room_of(module) for module in app_imports if module.startswith("lib.")}
+    assert rooms == FLOOR_OF.keys()
 
 
 def write(folder, files):
@@ -136,17 +147,17 @@ def test_these_tests_can_fail(tmp_path):
         {
             "main.py": "from lib.configs.sam3d import Sam3DConfig\n",
             "lib/configs/sam3d.py": "import monailabel.tasks\nfrom lib.infers import sam3d\n",
-            "lib/infers/sam3d.py": "from monailabel.interfaces.tasks import infer_v2\nimport lib.predictor\n",
-            "lib/predictor.py": "def load():\n    from lib.infers.sam3d import Sam3DInfer\n",
-            "lib/clicks.py": "from monailabel import config\nfrom lib.predictor import Predictor\n",
+            "lib/infers/sam3d.py": "import monailabel.interfaces\nimport lib.interactive.predictor\n",
+            "lib/interactive/predictor.py": "def load():\n    from lib.infers.sam3d import Sam3DInfer\n",
+            "lib/geometry.py": "import monailabel.config\nfrom lib.interactive.predictor import Predictor\n",
         },
     )
     assert server_imports(imports) == [
-        "lib.clicks imports monailabel.config",
-        "lib.predictor imports lib.infers.sam3d.Sam3DInfer",
+        "lib.geometry imports monailabel.config",
+        "lib.interactive.predictor imports lib.infers.sam3d.Sam3DInfer",
     ]
     assert upward_imports(imports) == [
-        "lib.clicks imports lib.predictor",
-        "lib.predictor imports lib.infers.sam3d",
+        "lib.geometry imports lib.interactive.predictor",
+        "lib.interactive.predictor imports lib.infers.sam3d",
     ]
-    assert set(circle(imports)) == {"lib.predictor", "lib.infers.sam3d"}
+    assert set(circle(imports)) == {"lib.interactive.predictor", "lib.infers.sam3d"}

@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from lib.augmentation import Augmentation
-from lib.case_cache import CaseCache, PreparedCase, Region
-from lib.cases import Case, CaseStore, TrainingSample
 from lib.errors import LabelError
 from lib.geometry import PatchGrid
+from lib.images.volumes import make_volume
+from lib.learning.augmentation import Augmentation
+from lib.learning.case_cache import CaseCache, PreparedCase, Region
+from lib.learning.cases import Case, CaseStore, TrainingSample
 from lib.network.weights import Card
 from lib.settings import PRESETS, VARIANTS, Intensity
-from lib.volumes import make_volume
 from unit.volumes_on_disk import write_nifti
 
 SIZE = 16

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from lib.clicks import first_click, next_click, random_click
 from lib.errors import PromptError
+from lib.interactive.clicks import first_click, next_click, random_click
 
 ONE_MM = (1.0, 1.0, 1.0)
 

@@ -5,7 +5,7 @@ import pytest
 from scipy import ndimage
 
 from lib.boxes import CONNECTED_26
-from lib.contract import honour_clicks
+from lib.interactive.contract import honour_clicks
 
 NONE = np.empty((0, 3), dtype=np.int64)
 

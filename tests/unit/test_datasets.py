@@ -10,7 +10,6 @@ import nibabel
 import numpy as np
 import pytest
 
-from lib.cases import Case
 from lib.datasets import inspection
 from lib.datasets.inspection import CaseFacts, facts_of, inspected
 from lib.datasets.known import DATASETS
@@ -18,6 +17,7 @@ from lib.datasets.listing import labelled_cases, without_images
 from lib.datasets.splitting import kept_split, new_split, read_split, write_split
 from lib.datasets.statistics import intensity_for
 from lib.errors import LabelError, SplitError, TrainingError, VolumeError
+from lib.learning.cases import Case
 from lib.settings import PRESETS, Intensity
 
 NAMES = {1: "organ", 2: "tumour"}

@@ -12,7 +12,7 @@ import pytest
 
 from lib import demo
 from lib.demo import Demo, Target
-from lib.dicom_series import read_series
+from lib.images.dicom_series import read_series
 from lib.synthesis.phantoms import Phantom
 
 

@@ -8,12 +8,12 @@ import numpy as np
 import pydicom
 import pytest
 
-from lib.dicom_codes import meaning_of
-from lib.dicom_seg_writing import SegInfo, write_seg
-from lib.dicom_writing import SeriesInfo, on_dicom_grid, write_series
 from lib.errors import LabelError
-from lib.labels import read_label
-from lib.volumes import Volume, open_volume
+from lib.images.dicom_writing import SeriesInfo, on_dicom_grid, write_series
+from lib.images.volumes import Volume, open_volume
+from lib.labels.dicom_codes import meaning_of
+from lib.labels.dicom_seg_writing import SegInfo, write_seg
+from lib.labels.masks import read_label
 from unit.test_dicom_writing import affine_of
 
 INFO = SeriesInfo("P-1", "Müller^Jörg", description="Bauch groß")

@@ -10,10 +10,10 @@ import pydicom
 import pytest
 
 from lib.demo import dicom_click, write_phantom
-from lib.dicom_series import read_series
-from lib.dicom_writing import SeriesInfo, on_dicom_grid, write_series
 from lib.errors import GeometryError
 from lib.geometry import map_indices
+from lib.images.dicom_series import read_series
+from lib.images.dicom_writing import SeriesInfo, on_dicom_grid, write_series
 from lib.synthesis.phantoms import Phantom
 
 ORIENTATIONS = ["".join(codes) for order in permutations(("RL", "AP", "SI")) for codes in product(*order)]

@@ -9,19 +9,29 @@ import nibabel
 import numpy as np
 import pytest
 
-from lib.baselines import BASELINES, random_walk, region_growing
+from lib.datasets.labelled_cases import Case, cases_in, phantom_cases
 from lib.errors import VolumeError
-from lib.evaluation import Answer, Result, Round, Target, evaluate, evaluate_target, replay, segmenter_of, summarise
-from lib.figures import Snapshot
-from lib.labelled_cases import Case, cases_in, phantom_cases
+from lib.evaluation.baselines import BASELINES, random_walk, region_growing
+from lib.evaluation.figures import Snapshot
+from lib.evaluation.protocol import (
+    Answer,
+    Result,
+    Round,
+    Target,
+    evaluate,
+    evaluate_target,
+    replay,
+    segmenter_of,
+    summarise,
+)
+from lib.evaluation.scorecards import averages, target_rows, write_scorecards
+from lib.images.preprocess import NOT_HOUNSFIELD
+from lib.images.volumes import make_volume
+from lib.interactive.predictor import Predictor
+from lib.interactive.prompts import prompts_from_request
 from lib.network.build import build_sam3d
 from lib.network.weights import Card
-from lib.predictor import Predictor
-from lib.preprocess import NOT_HOUNSFIELD
-from lib.prompts import prompts_from_request
-from lib.scorecards import averages, target_rows, write_scorecards
 from lib.settings import PRESETS, VARIANTS, ClickSettings, Settings
-from lib.volumes import make_volume
 
 ONE_MM = np.ones(3)
 SMALL = replace(VARIANTS["tiny"], patch_size=16, window_size=2, sam_window_size=2, embed_dim=24)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lib.errors import WeightsError
-from lib.fetch import CHUNK_BYTES, SAM_WEIGHTS, RemoteFile, fetch, sha256_of
+from lib.weights.fetch import CHUNK_BYTES, SAM_WEIGHTS, RemoteFile, fetch, sha256_of
 
 CONTENT = np.random.default_rng(0).bytes(2 * CHUNK_BYTES + 12345)
 WRONG = CONTENT[:-1] + bytes([CONTENT[-1] ^ 1])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lib.gate import Decision, Evidence, Limits, Measured, Patch, Scores, decide, exchanged
+from lib.retraining.gate import Decision, Evidence, Limits, Measured, Patch, Scores, decide, exchanged
 
 
 def scores(**by_label: float) -> Scores:

@@ -20,9 +20,9 @@ from fastapi import HTTPException
 
 from lib.datastore.history import LabelHistory
 from lib.datastore.versioned import VersionedDatastore
-from lib.labels import read_label
+from lib.images.volumes import open_volume
+from lib.labels.masks import read_label
 from lib.trainers.annotated import annotated_cases
-from lib.volumes import open_volume
 from unit.labels_on_disk import write_seg_nrrd
 
 AFFINE = np.array([[-2.0, 0, 0, 10], [0, -1.5, 0, -20], [0, 0, 3.0, 5], [0, 0, 0, 1]])

@@ -17,8 +17,8 @@ from pydicom.dataset import Dataset
 from scipy.spatial.transform import Rotation
 
 from lib.errors import LabelError
-from lib.labels import names_by_order, read_label
-from lib.volumes import Volume, make_volume, open_volume
+from lib.images.volumes import Volume, make_volume, open_volume
+from lib.labels.masks import names_by_order, read_label
 from unit.labels_on_disk import dataset, write_seg, write_seg_nrrd
 from unit.volumes_on_disk import write_dicom_series, write_itk, write_nifti
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lib.local_update import locally_updated
+from lib.interactive.local_update import locally_updated
 
 SIZE = 41
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lib.metrics import auc_over_clicks, clicks_to, dice, surface_dice
+from lib.evaluation.metrics import auc_over_clicks, clicks_to, dice, surface_dice
 
 ONE_MM = (1.0, 1.0, 1.0)
 

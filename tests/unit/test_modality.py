@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lib.preprocess import looks_like_hounsfield
+from lib.images.preprocess import looks_like_hounsfield
+from lib.images.volumes import make_volume, open_volume
 from lib.synthesis.phantoms import make_phantom
-from lib.volumes import make_volume, open_volume
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 REAL_CT = ("abdomen_", "aorta_", "headneck_", "lungnodule_", "sarcoma_ct_")

@@ -5,8 +5,8 @@ import pytest
 
 from lib.boxes import overlap, relative
 from lib.geometry import PatchGrid
-from lib.patches import blend, grids_over, is_covered, neighbours, opens_patch, reaches_border, tapered
-from lib.volumes import make_volume
+from lib.images.volumes import make_volume
+from lib.interactive.patches import blend, grids_over, is_covered, neighbours, opens_patch, reaches_border, tapered
 
 IDENTITY = np.eye(4)
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from lib.geometry import PatchGrid
-from lib.preprocess import intensity_of, normalise, sample_patch
+from lib.images.preprocess import intensity_of, normalise, sample_patch
+from lib.images.volumes import make_volume
 from lib.settings import PRESETS, Intensity
-from lib.volumes import make_volume
 
 PLAIN = Intensity(low=-100.0, high=100.0, mean=20.0, std=40.0)
 MR = Intensity(low=10.0, high=90.0, mean=0.0, std=1.0, is_percentile=True)
@@ -94,7 +94,7 @@ def test_brightness_and_gain_do_not_matter_with_percentiles() -> None:
 def test_a_large_volume_is_judged_by_a_part(monkeypatch: pytest.MonkeyPatch) -> None:
     array = np.random.default_rng(6).normal(300, 40, (40, 40, 40))
     whole = intensity_of(make_volume(array, np.eye(4)), MR)
-    monkeypatch.setattr("lib.preprocess.SAMPLED_VOXELS", 2000)
+    monkeypatch.setattr("lib.images.preprocess.SAMPLED_VOXELS", 2000)
     part = intensity_of(make_volume(array, np.eye(4)), MR)
     assert part != whole
     assert abs(part.mean - whole.mean) < 5

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lib.errors import TrainingError
-from lib.progress import FILE, KEEPING, RUNNING, STOPPED, Progress, ProgressFile, bar
+from lib.retraining.progress import FILE, KEEPING, RUNNING, STOPPED, Progress, ProgressFile, bar
 
 
 def test_progress_comes_back_as_it_was_told(tmp_path: Path) -> None:
@@ -52,7 +52,7 @@ def test_scores_are_those_of_one_set_of_weights() -> None:
 
 
 def test_only_one_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lib.progress.PAUSE_S", 0.0)
+    monkeypatch.setattr("lib.retraining.progress.PAUSE_S", 0.0)
     file = ProgressFile(tmp_path)
     assert not file.is_running()
     with file.locked():

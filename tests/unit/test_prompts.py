@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lib.errors import PromptError
-from lib.prompts import prompts_from_request
+from lib.interactive.prompts import prompts_from_request
 
 LABELS = ("tumor", "organ")
 SHAPE = (128, 120, 60)

@@ -11,10 +11,11 @@ import torch
 from torch import nn
 
 from lib.datasets.known import DATASETS, KnownDataset
+from lib.datasets.labelled_cases import Case
 from lib.errors import VolumeError
 from lib.geometry import PatchGrid
-from lib.labelled_cases import Case
-from lib.parameter_counts import ParameterCounts, counts_of_variant, explained
+from lib.images.volumes import make_volume
+from lib.parity.parameter_counts import ParameterCounts, counts_of_variant, explained
 from lib.published import augmentation
 from lib.published.augmentation import CropRecipe, training_crop
 from lib.published.points import drawn, training_points, validation_points
@@ -23,7 +24,6 @@ from lib.published.results import comparison
 from lib.published.scorecards import write_point_scorecards
 from lib.published.volumes import Reading, cut, resampled
 from lib.settings import PRESETS, Intensity
-from lib.volumes import make_volume
 
 AS_IT_IS = Intensity(low=-1e6, high=1e6, mean=0.0, std=1.0)
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from lib.rehearsal import Rehearsed, rehearsing
+from lib.retraining.rehearsal import Rehearsed, rehearsing
 
 
 def numbered(start: int, count: int) -> Iterator[Rehearsed]:

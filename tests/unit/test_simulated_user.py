@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lib.simulated_user import SimulatedUser
+from lib.learning.simulated_user import SimulatedUser
 
 
 def cube(low, high, size=24):

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lib.errors import SplitError
-from lib.splits import SplitFile
+from lib.learning.splits import SplitFile
 
 IDS = [f"case_{number}" for number in range(16)]
 

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from lib.contact_sheet import contact_sheet
 from lib.errors import GeometryError
+from lib.pretraining.contact_sheet import contact_sheet
 from lib.settings import PRESETS
 from lib.synthesis.grid import Grid, apply_axes, gaussian_matrix, slices_matrices, smooth_field
 from lib.synthesis.patches import training_patch, training_rng

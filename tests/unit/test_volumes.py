@@ -14,7 +14,7 @@ import SimpleITK as sitk
 from scipy.spatial.transform import Rotation
 
 from lib.errors import VolumeError
-from lib.volumes import Volume, VolumeCache, make_volume, open_volume
+from lib.images.volumes import Volume, VolumeCache, make_volume, open_volume
 from unit.volumes_on_disk import numbered, write_dicom_series, write_itk, write_nifti
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
@@ -265,7 +265,7 @@ def test_one_wrong_byte_in_a_gzip_is_noticed(tmp_path: Path) -> None:
 
 
 def test_a_gzip_that_unpacks_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lib.image_files.MAX_SURPLUS_MIB", 2)
+    monkeypatch.setattr("lib.images.files.MAX_SURPLUS_MIB", 2)
     plain = write_nifti(tmp_path / "image.nii", numbered(SHAPE), AFFINE).read_bytes()
     (tmp_path / "bomb.nii.gz").write_bytes(gzip.compress(plain + bytes(3 * 2**20)))
     assert "damaged" in refusal(tmp_path / "bomb.nii.gz")
@@ -510,7 +510,7 @@ def test_threads_share_one_reading_and_errors_are_not_kept(tmp_path: Path, monke
         assert gate.wait(10)
         return open_volume(where, limit_bytes)
 
-    monkeypatch.setattr("lib.volumes.open_volume", slow_open)
+    monkeypatch.setattr("lib.images.volumes.open_volume", slow_open)
     cache = VolumeCache(limit_bytes=10)  # too small to keep it: the threads must share the reading itself
     volumes: list[Volume] = []
     threads = [threading.Thread(target=lambda: volumes.append(cache.open(path))) for _ in range(8)]

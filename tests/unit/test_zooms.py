@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lib.zooms import agreement_of, most_agreed
+from lib.interactive.zooms import agreement_of, most_agreed
 
 SIZE = 32
 
@@ -40,7 +40,7 @@ def test_what_lies_beyond_the_fine_patch_is_not_agreed_on():
     ],
 )
 def test_the_zooms_that_others_agree_with_are_chosen(monkeypatch, radii_mm, agreed):
-    monkeypatch.setattr("lib.zooms.NEARLY", 0.1)  # balls of voxels differ a little from zoom to zoom
+    monkeypatch.setattr("lib.interactive.zooms.NEARLY", 0.1)  # balls of voxels differ a little from zoom to zoom
     spacings_mm = (1.0, 2.0, 4.0)
     margins = [ball(radius, spacing) for radius, spacing in zip(radii_mm, spacings_mm, strict=True)]
     assert most_agreed(margins, spacings_mm) == agreed

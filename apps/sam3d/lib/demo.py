@@ -19,8 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lib.dicom_writing import SeriesInfo, on_dicom_grid, write_series
-from lib.image_files import ITK_ENDINGS, NIFTI_ENDINGS
+from lib.images.dicom_writing import SeriesInfo, on_dicom_grid, write_series
+from lib.images.files import ITK_ENDINGS, NIFTI_ENDINGS
 from lib.synthesis.phantoms import Phantom, make_phantom, suggested_click
 
 HOST = "127.0.0.1"

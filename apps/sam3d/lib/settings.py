@@ -14,6 +14,9 @@ from typing import Any
 
 from lib.errors import SettingsError
 
+# Where main.py and the committed weights are.
+APP = Path(__file__).resolve().parents[1]
+
 # Keys that MONAI Label itself reads from --conf, or that its sample apps made customary: no business of ours.
 HOST_KEYS = frozenset(
     {
@@ -215,7 +218,7 @@ class Settings:
     training: TrainingSettings = field(default_factory=TrainingSettings)
     scoring: ScoringSettings = field(default_factory=ScoringSettings)
     # Where trained versions and what belongs to a run are kept.
-    model_folder: Path = Path(__file__).parents[1] / "model"
+    model_folder: Path = APP / "model"
     # False: MONAI Label's OHIF and its way to the images stay as they are (lib/viewer).
     viewer_fixes: bool = True
     device: str = "auto"

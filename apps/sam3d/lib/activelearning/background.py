@@ -22,6 +22,7 @@ from monailabel.interfaces.datastore import Datastore
 
 from lib.datastore.archive import ArchiveDatastore
 from lib.errors import Sam3DError
+from lib.images.volumes import file_stamp, open_volume
 from lib.infers.failures import as_answers
 from lib.infers.images import find_image
 from lib.infers.model import BackgroundNetwork, SharedPredictor
@@ -30,7 +31,6 @@ from lib.scoring.calibration import Calibration, load
 from lib.scoring.image_score import ScoreSettings, score_volume
 from lib.scoring.selection import Pool
 from lib.scoring.store import ScoreStore, StoredScore, score_key
-from lib.volumes import file_stamp, open_volume
 
 logger = logging.getLogger(__name__)
 

@@ -13,6 +13,7 @@ from lib.activelearning.background import BackgroundScoring, known_pool, scores_
 from lib.activelearning.leases import Leases
 from lib.activelearning.scoring import PoolScoring
 from lib.activelearning.strategies import First, Random, Scored
+from lib.images.volumes import VolumeCache
 from lib.infers.model import SharedPredictor
 from lib.infers.reply import ReplyFiles
 from lib.infers.sam3d import Sam3DInfer
@@ -21,7 +22,6 @@ from lib.scoring.selection import METHODS
 from lib.scoring.store import ScoreStore
 from lib.settings import BACKGROUND, Settings
 from lib.trainers.sam3d import Sam3DTrainer
-from lib.volumes import VolumeCache
 
 
 class Sam3DConfig:

@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lib.cases import Case
+from lib.datasets.labelled_cases import read_pair
 from lib.errors import LabelError, Sam3DError, TrainingError, VolumeError
-from lib.labelled_cases import read_pair
+from lib.images.preprocess import looks_like_hounsfield
+from lib.images.volumes import file_stamp
+from lib.learning.cases import Case
 from lib.network.weights import write_atomically
-from lib.preprocess import looks_like_hounsfield
-from lib.volumes import file_stamp
 
 logger = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lib.cases import Case
 from lib.errors import VolumeError
+from lib.learning.cases import Case
 
 NIFTI_ENDING = ".nii.gz"
 # Endings of an image's and its label's name: ours first, then those of KiTS21 and KiTS23, which name folders by case.

@@ -19,18 +19,18 @@ from monailabel.datastore.dicom import DICOMWebDatastore
 from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastore
 from requests import RequestException
 
-from lib.cases import Case
 from lib.datastore.archive_client import ArchiveClient, StoredSeg, describe, is_uid, sentence_of
 from lib.datastore.history import ARCHIVE, Version, digest
 from lib.datastore.intake import save_nifti, value_names
 from lib.datastore.outbox import ArchiveError, Outbox, Parcel
 from lib.datastore.refreshed import Refreshed
 from lib.datastore.versioned import FINAL, VersionedDatastore
-from lib.dicom_seg_writing import SegInfo, write_seg
 from lib.errors import LabelError, Sam3DError
+from lib.images.volumes import Volume, open_volume
 from lib.infers.failures import answer, as_answers
-from lib.labels import read_label
-from lib.volumes import Volume, open_volume
+from lib.labels.dicom_seg_writing import SegInfo, write_seg
+from lib.labels.masks import read_label
+from lib.learning.cases import Case
 
 logger = logging.getLogger(__name__)
 

@@ -12,11 +12,11 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from lib.dicom_seg_writing import refuse_name
 from lib.errors import LabelError
-from lib.label_files import read_layers
-from lib.labels import names_by_order, read_label
-from lib.volumes import DEFAULT_LIMIT_BYTES, Volume
+from lib.images.volumes import DEFAULT_LIMIT_BYTES, Volume
+from lib.labels.dicom_seg_writing import refuse_name
+from lib.labels.files import read_layers
+from lib.labels.masks import names_by_order, read_label
 
 # The longest first, for one may be the end of another.
 ENDINGS = (".seg.nrrd", ".nii.gz", ".nii", ".nrrd", ".mha")

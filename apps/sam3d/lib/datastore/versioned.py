@@ -17,13 +17,13 @@ from filelock import FileLock
 from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastore
 from monailabel.interfaces.datastore import DefaultLabelTag
 
-from lib.cases import Case
 from lib.datastore.history import FOUND, LabelHistory, Version, copy_atomically, digest
 from lib.datastore.intake import ENDINGS, accepted, value_names
 from lib.datastore.watching import Watch
+from lib.images.volumes import open_volume
 from lib.infers.failures import answer, as_answers
+from lib.learning.cases import Case
 from lib.network.weights import write_atomically
-from lib.volumes import open_volume
 
 logger = logging.getLogger(__name__)
 

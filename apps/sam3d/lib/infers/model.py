@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from lib.errors import Sam3DError
 from lib.infers.failures import answer
 from lib.infers.turns import Quiet, Turns
+from lib.interactive.predictor import Predictor, device_named
 from lib.network.fast.choice import for_clicks
 from lib.network.sam3d import Embedding, Sam3D
 from lib.network.weights import Card
-from lib.predictor import Predictor, device_named
 from lib.settings import Settings
-from lib.versions import BASE, Stamp, VersionStore, open_served
+from lib.weights.versions import BASE, Stamp, VersionStore, open_served
 
 logger = logging.getLogger(__name__)
 

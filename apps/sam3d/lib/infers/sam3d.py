@@ -1,4 +1,4 @@
-"""The interactive task: clicks in, mask out. The thinking is in lib.predictor."""
+"""The interactive task: clicks in, mask out. The thinking is in lib.interactive.predictor."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any
 
 from monailabel.interfaces.tasks.infer_v2 import InferType
 
+from lib.images.volumes import Volume, VolumeCache
 from lib.infers.model import SharedPredictor
 from lib.infers.reply import ReplyFiles
 from lib.infers.task import Sam3DTask
-from lib.predictor import Predictor, Segmentation
-from lib.prompts import prompts_from_request
+from lib.interactive.predictor import Predictor, Segmentation
+from lib.interactive.prompts import prompts_from_request
 from lib.settings import BACKGROUND
-from lib.volumes import Volume, VolumeCache
 
 
 class Sam3DInfer(Sam3DTask):

@@ -7,11 +7,11 @@ from typing import Any
 
 from monailabel.interfaces.tasks.infer_v2 import InferType
 
+from lib.images.volumes import Volume, VolumeCache
 from lib.infers.model import SharedPredictor
 from lib.infers.reply import ReplyFiles
 from lib.infers.task import Sam3DTask
-from lib.predictor import Predictor, Segmentation
-from lib.volumes import Volume, VolumeCache
+from lib.interactive.predictor import Predictor, Segmentation
 
 
 class Sam3DAutoInfer(Sam3DTask):

@@ -9,11 +9,11 @@ from typing import Any
 
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 
+from lib.images.volumes import Volume, VolumeCache
 from lib.infers.failures import as_answers
 from lib.infers.model import SharedPredictor
 from lib.infers.reply import ReplyFiles, describe, reply_format
-from lib.predictor import Predictor, Segmentation
-from lib.volumes import Volume, VolumeCache
+from lib.interactive.predictor import Predictor, Segmentation
 
 
 class Sam3DTask(InferTask):

@@ -17,22 +17,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from lib.checkpoints import open_network
 from lib.datasets.known import KnownDataset
-from lib.errors import VolumeError
-from lib.evaluation import Target
-from lib.figures import Snapshot
-from lib.labelled_cases import Case
-from lib.metrics import dice, surface_dice
+from lib.datasets.labelled_cases import Case, opened
+from lib.evaluation.figures import Snapshot
+from lib.evaluation.metrics import dice, surface_dice
+from lib.evaluation.protocol import Target
+from lib.images.preprocess import intensity_of, normalise
+from lib.images.volumes import Volume
+from lib.interactive.predictor import Predictor
+from lib.learning.training import margin_of
 from lib.network.sam3d import Sam3D
-from lib.predictor import Predictor
-from lib.preprocess import intensity_of, normalise
 from lib.published.points import drawn
 from lib.published.results import points_named
 from lib.published.volumes import Reading, overlap, resampled
+from lib.random_streams import RandomStream, generator
 from lib.settings import Intensity, Settings
-from lib.training import margin_of
-from lib.volumes import Volume
+from lib.weights.checkpoints import open_network
 
 Mask = NDArray[np.bool_]
 
@@ -40,8 +40,6 @@ COUNTS = (1, 3, 10)
 # 0 points: the automatic answer, which is no part of the published test.
 AUTOMATIC = (0,)
 TOLERANCE_MM = 5.0
-# First element of the seeds of drawn points.
-POINT_STREAM = 10
 
 
 @dataclass(frozen=True)
@@ -93,12 +91,11 @@ def evaluate_points(
     subject: Subject, cases: Iterable[Case], dataset: KnownDataset, test: PointTest
 ) -> Iterator[PointResult | str]:
     """Results of the cases as they come, and a sentence for each that was left out."""
-    for case in cases:
-        try:
-            volume, label_map = case.load()
-        except VolumeError as error:
-            yield f"{case.name} was left out: {error}"
+    for found in opened(cases):
+        if isinstance(found, str):
+            yield found
             continue
+        case, volume, label_map = found
         label = np.asarray(label_map == dataset.target)
         if not label.any():
             yield f"{case.name} was left out: its label has no voxel of value {dataset.target}"
@@ -113,7 +110,7 @@ def _result(
     masks: list[Mask] = []
     for count in test.counts:
         # By name, so that a case gets the same points whatever else is subject.
-        rng = np.random.default_rng([POINT_STREAM, test.seed, crc32(name.encode(errors="surrogatepass")), count])
+        rng = generator(RandomStream.TEST_POINTS, test.seed, crc32(name.encode(errors="surrogatepass")), count)
         start = time.perf_counter()
         mask = _answer(subject, volume, label, dataset, count, rng)
         seconds = time.perf_counter() - start

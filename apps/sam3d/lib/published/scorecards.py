@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from lib.datasets.known import KnownDataset
-from lib.figures import draw_curves, draw_overlays, draw_sizes
-from lib.parameter_counts import ParameterCounts
+from lib.evaluation.figures import draw_curves, draw_overlays, draw_sizes
+from lib.parity.parameter_counts import ParameterCounts
 from lib.published.protocol import PointResult, PointTest
 from lib.published.results import Pair, comparison, points_named
 

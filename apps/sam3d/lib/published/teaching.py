@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lib.boxes import bounding_box
-from lib.case_cache import CaseCache, PreparedCase
-from lib.dataset_plan import DatasetPlan
+from lib.images.preprocess import normalise
+from lib.learning.case_cache import CaseCache, PreparedCase
+from lib.learning.dataset_plan import DatasetPlan
+from lib.learning.training import dice_of, margin_of, segmentation_loss
 from lib.network.sam3d import Sam3D
-from lib.preprocess import normalise
 from lib.published.augmentation import CropRecipe, training_crop
 from lib.published.points import Points, training_points, validation_points
 from lib.published.volumes import TARGET, ResampledCases, cut
-from lib.teaching import CROP_STREAM, DRAW_STREAM, ORDER_STREAM, VALIDATION_STREAM
-from lib.training import dice_of, margin_of, segmentation_loss
+from lib.random_streams import RandomStream, generator
 
 Drawing = Callable[[NDArray[np.bool_], np.random.Generator], Points]
 
@@ -61,8 +61,8 @@ class PublishedTeaching:
     def sample(self, number: int) -> Drawn:
         """Each epoch shows every case once, in an order of its own."""
         epoch, place = divmod(number, len(self._training))
-        order = np.random.default_rng([ORDER_STREAM, self._plan.seed, epoch]).permutation(len(self._training))
-        return self._crop(self._training[order[place]], np.random.default_rng([CROP_STREAM, self._plan.seed, number]))
+        order = generator(RandomStream.CASE_ORDER, self._plan.seed, epoch).permutation(len(self._training))
+        return self._crop(self._training[order[place]], generator(RandomStream.CROP, self._plan.seed, number))
 
     def validation_sample(self, number: int) -> Drawn:
         """The patch in the middle of a case's target, not augmented; the same each time."""
@@ -78,7 +78,7 @@ class PublishedTeaching:
     def backward(
         self, network: Sam3D, patch: Tensor, target: Tensor, number: int, share: float
     ) -> tuple[float, Tensor]:
-        rng = np.random.default_rng([DRAW_STREAM, self._plan.seed, number])
+        rng = generator(RandomStream.CLICKS, self._plan.seed, number)
         logits = self._answer(network, patch, target, training_points, rng)
         loss = segmentation_loss(logits, target)
         (loss * share).backward()
@@ -86,7 +86,7 @@ class PublishedTeaching:
 
     @torch.no_grad()
     def validate(self, network: Sam3D, patch: Tensor, target: Tensor, number: int) -> tuple[float, float]:
-        rng = np.random.default_rng([VALIDATION_STREAM, self._plan.seed, number])
+        rng = generator(RandomStream.VALIDATION, self._plan.seed, number)
         logits = self._answer(network, patch, target, validation_points, rng)
         return float(_soft_dice_loss(margin_of(logits), target)), dice_of(logits, target)
 

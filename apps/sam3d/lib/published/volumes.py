@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from lib.case_cache import CaseCache, PreparedCase, Region
-from lib.cases import Case
+from lib.datasets.labelled_cases import read_pair
 from lib.errors import VolumeError
 from lib.geometry import canonical_axes
-from lib.labelled_cases import read_pair
-from lib.preprocess import intensity_of
+from lib.images.preprocess import intensity_of
+from lib.images.volumes import Volume, file_stamp, make_volume
+from lib.learning.case_cache import CaseCache, PreparedCase, Region
+from lib.learning.cases import Case
 from lib.settings import Intensity
-from lib.volumes import Volume, file_stamp, make_volume
 
 Axes = tuple[int, int, int]
 TARGET = "target"

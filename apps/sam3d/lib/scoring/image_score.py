@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lib.geometry import PatchGrid
+from lib.images.preprocess import chosen_intensity, sample_patch
+from lib.images.volumes import Volume
+from lib.interactive.patches import grids_over, is_in_volume
 from lib.network.sam3d import Embedding
 from lib.network.weights import Card
-from lib.patches import grids_over, is_in_volume
-from lib.preprocess import chosen_intensity, sample_patch
 from lib.scoring.calibration import Calibration
 from lib.scoring.disagreement import Found, best_place, disagreement
 from lib.settings import NetworkSettings
-from lib.volumes import Volume
 
 Floats = NDArray[np.float32]
 

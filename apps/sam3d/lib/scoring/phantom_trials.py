@@ -14,20 +14,20 @@ import numpy as np
 import torch
 from scipy.stats import spearmanr
 
-from lib.clicks import first_click
-from lib.evaluation import evaluate_target, segmenter_of
-from lib.metrics import clicks_to
+from lib.evaluation.metrics import clicks_to
+from lib.evaluation.protocol import evaluate_target, segmenter_of
+from lib.images.preprocess import chosen_intensity, sample_patch
+from lib.images.volumes import make_volume
+from lib.interactive.clicks import first_click
+from lib.interactive.patches import is_in_volume
+from lib.interactive.predictor import Predictor
 from lib.network.sam3d import Sam3D
 from lib.network.weights import Card
-from lib.patches import is_in_volume
-from lib.predictor import Predictor
-from lib.preprocess import chosen_intensity, sample_patch
 from lib.scoring.calibration import Calibration, fit
 from lib.scoring.disagreement import Found, disagreement
 from lib.scoring.image_score import ScoreSettings, cover, score_volume
 from lib.settings import Settings
 from lib.synthesis.phantoms import make_phantom
-from lib.volumes import make_volume
 
 # Phantoms of no other use have seeds below this.
 SEED = 50_000

@@ -21,7 +21,7 @@ from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import FormParser, MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
-from lib.image_files import ITK_ENDINGS, NIFTI_ENDINGS
+from lib.images.files import ITK_ENDINGS, NIFTI_ENDINGS
 from lib.infers.failures import answer
 
 # A hundred thousand clicks, the most that may be allowed, fill half of it.

@@ -13,11 +13,11 @@ from monailabel.datastore.dicom import DICOMWebDatastore
 from monailabel.interfaces.datastore import Datastore
 from monailabel.utils.others.generic import get_mime_type
 
-from lib.dicom_seg_writing import write_seg
+from lib.images.volumes import open_volume
 from lib.infers.failures import answer
 from lib.infers.reply import FORMATS
+from lib.labels.dicom_seg_writing import write_seg
 from lib.serving.deflate import ENCODING, deflated, is_accepted
-from lib.volumes import open_volume
 
 DICOM_SEG = "dicom_seg"
 UNPACKED = (".nrrd", ".nii")

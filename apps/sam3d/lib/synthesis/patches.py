@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from lib.random_streams import RandomStream, generator
 from lib.synthesis.anatomy import (
     SCENES,
     Canvas,
@@ -41,13 +42,11 @@ SMALLEST_VOXELS = 30
 LEAST_SEEN = 0.1
 LESION_SHARE = 0.7
 MR_SHARE = 0.4
-# First element of every training stream's seed; phantoms use others, so no phantom is ever trained on.
-TRAINING_STREAM = 1
 
 
 def training_rng(seed: int, worker: int = 0) -> np.random.Generator:
     """The generator for training patches, never equal to one that makes phantoms."""
-    return np.random.default_rng([TRAINING_STREAM, seed, worker])
+    return generator(RandomStream.TRAINING_PATCH, seed, worker)
 
 
 def training_patch(rng: np.random.Generator, size: int = 64) -> tuple[Floats, Mask]:

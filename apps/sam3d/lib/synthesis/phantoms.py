@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from lib.errors import GeometryError
+from lib.random_streams import RandomStream, generator
 from lib.synthesis.anatomy import (
     LESION_STYLES,
     SCENES,
@@ -31,10 +32,6 @@ from lib.synthesis.body import abdomen
 from lib.synthesis.extremity import extremity, paint_mass
 from lib.synthesis.grid import Floats, Grid
 from lib.synthesis.patches import Mask
-
-# First element of each stream's seed; patches.TRAINING_STREAM is 1.
-PHANTOM_STREAM = 2
-HELD_OUT_STREAM = 3
 
 FAMILIES = ("ct", "mr")
 # Scenes that show a body, or a limb, across its whole width.
@@ -89,7 +86,7 @@ def make_phantom(
     one size in mm and voxels show the same patient whatever their orientation.
     Raises GeometryError for an orientation that names no three axes.
     """
-    rng = np.random.default_rng([PHANTOM_STREAM, seed])
+    rng = generator(RandomStream.PHANTOM, seed)
     return _make(rng, shape, spacing_mm, orientation, family, rotation, scene)
 
 
@@ -258,7 +255,7 @@ def held_out_cases(
     are asked for.
     """
     for index in range(count):
-        rng = np.random.default_rng([HELD_OUT_STREAM, seed, index])
+        rng = generator(RandomStream.HELD_OUT_PHANTOM, seed, index)
         yield _held_out_case(rng, family)
 
 

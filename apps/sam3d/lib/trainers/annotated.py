@@ -8,9 +8,9 @@ from typing import Any
 
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 
-from lib.cases import Case
 from lib.datastore.intake import value_names
 from lib.datastore.versioned import VersionedDatastore
+from lib.learning.cases import Case
 
 FINAL = DefaultLabelTag.FINAL
 

@@ -20,12 +20,12 @@ from lib.errors import SettingsError
 from lib.infers.failures import as_answers
 from lib.infers.model import SharedPredictor
 from lib.infers.task import first_of
-from lib.progress import DONE, ProgressFile
-from lib.retraining import retrain
+from lib.retraining.progress import DONE, ProgressFile
+from lib.retraining.retrain import retrain
 from lib.settings import CONF_KEYS
 from lib.trainers.annotated import annotated_cases
 from lib.trainers.tracking import tracking_handlers
-from lib.versions import roll_back
+from lib.weights.versions import roll_back
 
 logger = logging.getLogger(__name__)
 
