@@ -1,0 +1,1 @@
+"""What `cli.py` can do: a module for each command, with `add_options` and `run`."""

@@ -1,0 +1,1 @@
+"""The tasks that answer clicks, and the one network that requests share."""

@@ -1,0 +1,1 @@
+"""What every training shares: the step and its simulated clicks, cases and their cache, runs that may be killed."""

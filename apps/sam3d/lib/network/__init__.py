@@ -1,0 +1,1 @@
+"""The 3DSAM-adapter (arXiv 2306.13465), its weights and their papers."""

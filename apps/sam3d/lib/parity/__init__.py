@@ -1,0 +1,1 @@
+"""The network beside recorded tensors and counts of the published one."""

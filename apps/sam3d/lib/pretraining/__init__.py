@@ -1,0 +1,1 @@
+"""Training from nothing or on a set of labelled cases."""

@@ -1,0 +1,1 @@
+"""The task behind Update Model."""

@@ -1,0 +1,1 @@
+"""OHIF as MONAI Label serves it, mended."""
