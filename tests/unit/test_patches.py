@@ -11,6 +11,9 @@ from lib.interactive.patches import blend, grids_over, is_covered, neighbours, o
 IDENTITY = np.eye(4)
 
 
+MIDDLE = np.array([[10, 10, 10]])
+
+
 def volume_of(shape, affine=IDENTITY):
     return make_volume(np.zeros(shape, np.int16), affine)
 
@@ -137,7 +140,7 @@ def test_patches_that_agree_blend_to_what_they_say(affine):
     volume = volume_of((60, 50, 20), affine)
     grid = one_grid(volume, (30, 25, 10), size=16)
     grids = [grid, grid.shifted((10, 0, 0)), grid.shifted((0, -10, 0)), grid.shifted((0, -10, 10))]
-    box, blended = blend([(each, np.full((16,) * 3, 2.5, np.float32)) for each in grids], volume)
+    box, blended = blend([(each, np.full((16,) * 3, 2.5, np.float32)) for each in grids], volume, MIDDLE)
     is_covered_by_one = np.zeros(volume.shape, bool)
     for each in grids:
         is_covered_by_one[each.box(volume.shape)] = True
@@ -153,7 +156,7 @@ def test_patches_that_disagree_blend_without_a_seam():
     volume = volume_of((8, 8, 60))
     grid = one_grid(volume, (4, 4, 20), size=16)
     parts = [(grid, np.ones((16,) * 3, np.float32)), (grid.shifted((10, 0, 0)), -np.ones((16,) * 3, np.float32))]
-    box, blended = blend(parts, volume)
+    box, blended = blend(parts, volume, np.array([[4, 4, 12], [4, 4, 37]]))
     along = blended[4, 4]
     assert box[2] == slice(12, 38)
     assert along[:10].tolist() == pytest.approx([1.0] * 10)  # the first patch alone: samples 12 to 21
@@ -161,6 +164,42 @@ def test_patches_that_disagree_blend_without_a_seam():
     assert (np.diff(along[9:17]) <= 0).all()
     assert np.abs(np.diff(along)).max() < 0.55
     assert along[12] == pytest.approx(-along[13])  # equal shares half-way
+
+
+@pytest.mark.parametrize(
+    "affine",
+    [
+        np.eye(4),
+        np.diag([-0.7, 0.9, 5.0, 1.0]),
+        np.array([[0, 0.6, -2.0, 3], [0.5, 0.3, 1.0, 0], [1.2, 0, 0, 9], [0, 0, 0, 1]]),
+    ],
+    ids=["1 mm", "flipped, anisotropic", "oblique"],
+)
+def test_what_is_blended_of_an_object_is_all_of_it(affine):
+    """However small the box, no voxel of the object is missing from it, and those in it are as they were."""
+    volume = volume_of((40, 36, 24), affine)
+    rng = np.random.default_rng(5)
+    n_shown = 0
+    for number in range(20):
+        grid = one_grid(volume, rng.integers(4, 20, 3), size=16)
+        grids = [grid, grid.shifted((10, 0, 0)), grid.shifted((0, -10, 0))][: 1 + number % 3]
+        parts = [(each, np.where(rng.random((16,) * 3) < 0.002, 3.0, -1.0).astype(np.float32)) for each in grids]
+        every_corner = np.array([[0, 0, 0], np.array(volume.shape) - 1])
+        everything, (box, blended) = blend(parts, volume, every_corner)[1], blend(parts, volume, MIDDLE)
+        object_elsewhere = everything > 0
+        object_elsewhere[box] = False
+        n_shown += (everything > 0).any()
+        assert not object_elsewhere.any()
+        np.testing.assert_allclose(blended, everything[box], rtol=1e-4, atol=1e-5)
+    assert n_shown > 10  # some samples fall between thick slices
+
+
+def test_an_object_that_no_sample_shows_leaves_the_clicked_voxels():
+    volume = volume_of((20, 20, 20))
+    grid = one_grid(volume, (10, 10, 10), size=16)
+    box, blended = blend([(grid, np.full((16,) * 3, -1.0, np.float32))], volume, np.array([[9, 10, 11], [9, 12, 4]]))
+    assert box == (slice(9, 10), slice(10, 13), slice(4, 12))
+    assert (blended < 0).all()
 
 
 def test_tapered_answers_come_with_their_weights():

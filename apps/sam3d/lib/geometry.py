@@ -129,14 +129,18 @@ class PatchGrid:
         inside: NDArray[np.bool_] = ((cells >= margin) & (cells < self.size - margin)).all(axis=1)
         return inside
 
-    def box(self, shape: tuple[int, ...]) -> Box:
-        """The native voxels whose centres lie in the patch: neighbouring patches share none and leave none out."""
+    def box(self, shape: tuple[int, ...], samples: Box | None = None) -> Box:
+        """The native voxels whose centres lie in the patch: neighbouring patches share none and leave none out.
+
+        With `samples`, slices along (d, h, w), only those that are nearest to one of these.
+        """
         low, high = [0, 0, 0], [0, 0, 0]
         for column, axis in enumerate(self.axes):
             points = np.zeros((shape[axis], 3))
             points[:, axis] = np.arange(shape[axis])
             cells = self._cells(self._units(points))[:, column]
-            inside = np.flatnonzero((cells >= 0) & (cells < self.size))
+            start, stop = (0, self.size) if samples is None else (samples[column].start, samples[column].stop)
+            inside = np.flatnonzero((cells >= max(0, start)) & (cells < min(self.size, stop)))
             if not len(inside):
                 raise GeometryError(
                     f"the patch around voxel {self.centre}, moved by {self.offset} samples, holds no voxel of the "
@@ -169,12 +173,13 @@ class PatchGrid:
         return patch
 
     def paste_values(
-        self, values: NDArray[np.floating[Any]], shape: tuple[int, ...]
+        self, values: NDArray[np.floating[Any]], shape: tuple[int, ...], box: Box | None = None
     ) -> tuple[Box, NDArray[np.float32]]:
-        """The patch's box in a volume of `shape`, and values (P, P, P) interpolated linearly at its voxel centres."""
+        """The patch's box in a volume of `shape`, or a box within that, and values (P, P, P) interpolated linearly at
+        its voxel centres."""
         if values.shape != (self.size,) * 3:
             raise GeometryError(f"a patch of size {self.size} cannot paste values of shape {values.shape}")
-        box = self.box(shape)
+        box = box or self.box(shape)
         weights: list[NDArray[np.float32]] = []
         source: list[slice] = []
         for column, axis in enumerate(self.axes):

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from lib.boxes import Box, hull, relative
+from lib.boxes import Box, bounding_box, hull, overlap, relative
 from lib.errors import GeometryError
 from lib.geometry import PatchGrid
 from lib.images.volumes import Volume
@@ -78,30 +78,47 @@ def grids_over(volume: Volume, size: int, spacing_mm: float) -> Iterator[PatchGr
     return (grid for grid in grids if _box(grid, volume) is not None)
 
 
-def blend(parts: Sequence[tuple[PatchGrid, Floats]], volume: Volume) -> tuple[Box, Floats]:
-    """The answers (P, P, P) of overlapping patches as one, at the native voxels of the box around them all.
+def blend(parts: Sequence[tuple[PatchGrid, Floats]], volume: Volume, clicked: NDArray[np.int64]) -> tuple[Box, Floats]:
+    """The answers (P, P, P) of overlapping patches as one, at the native voxels of a box that holds all of the object
+    and the clicked voxels (N, 3).
 
     Each counts most at its middle and hardly at its border, so no seam shows; voxels of the box that no patch covers
     are minus infinity.
     """
-    around = hull([grid.box(volume.shape) for grid, _ in parts])
+    boxes = [box for grid, margin in parts for box in [_object_box(grid, margin, volume)] if box is not None]
+    i, j, k = (
+        slice(int(low), int(high) + 1) for low, high in zip(clicked.min(axis=0), clicked.max(axis=0), strict=True)
+    )
+    around = hull([(i, j, k), *boxes])
     total = np.zeros([edge.stop - edge.start for edge in around], np.float32)
     weight_sum = np.zeros_like(total)
     for grid, margin in parts:
-        box, weighted, weights = tapered(grid, margin, volume)
-        inside = relative(box, around)
-        total[inside] += weighted
-        weight_sum[inside] += weights
+        box = overlap(grid.box(volume.shape), around)
+        if box is not None:
+            _, weighted, weights = tapered(grid, margin, volume, box)
+            inside = relative(box, around)
+            total[inside] += weighted
+            weight_sum[inside] += weights
     with np.errstate(invalid="ignore", divide="ignore"):
         return around, np.where(weight_sum > 0, total / weight_sum, -np.inf).astype(np.float32)
 
 
-def tapered(grid: PatchGrid, margin: Floats, volume: Volume) -> tuple[Box, Floats, Floats]:
-    """A patch's answer (P, P, P) at the native voxels of its box, times the weights that it has there; and these."""
+def tapered(grid: PatchGrid, margin: Floats, volume: Volume, box: Box | None = None) -> tuple[Box, Floats, Floats]:
+    """A patch's answer (P, P, P) at the native voxels of its box, or of a box within that, times the weights that it
+    has there; and these."""
     weight = _taper(grid.size)
-    box, weighted = grid.paste_values(margin * weight, volume.shape)
-    _, weights = grid.paste_values(weight, volume.shape)
+    box, weighted = grid.paste_values(margin * weight, volume.shape, box)
+    _, weights = grid.paste_values(weight, volume.shape, box)
     return box, weighted, weights
+
+
+def _object_box(grid: PatchGrid, margin: Floats, volume: Volume) -> Box | None:
+    """The native voxels that interpolation may make part of the object: those beside a sample of it; None without."""
+    samples = bounding_box(margin > 0)
+    if samples is None:
+        return None
+    d, h, w = (slice(edge.start - 1, edge.stop + 1) for edge in samples)
+    return _box(grid, volume, (d, h, w))
 
 
 def _open_faces(grid: PatchGrid, is_object: NDArray[np.bool_], volume: Volume) -> Iterator[tuple[int, int, PatchGrid]]:
@@ -139,10 +156,10 @@ def _has_news(neighbour: PatchGrid, grid: PatchGrid, axis: int, volume: Volume) 
     return bool(box[native_axis].start < seen[native_axis].start or box[native_axis].stop > seen[native_axis].stop)
 
 
-def _box(grid: PatchGrid, volume: Volume) -> Box | None:
-    """The patch's voxels, or None where it lies between thick slices or beside the volume."""
+def _box(grid: PatchGrid, volume: Volume, samples: Box | None = None) -> Box | None:
+    """The patch's voxels, or those of some samples; None where it lies between thick slices or beside the volume."""
     try:
-        return grid.box(volume.shape)
+        return grid.box(volume.shape, samples)
     except GeometryError:
         return None
 

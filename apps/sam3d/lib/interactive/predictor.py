@@ -192,7 +192,7 @@ class Predictor:
             )
         report.n_patches += len(parts)
         with report.timed("paste"):
-            return blend(parts, volume)
+            return blend(parts, volume, prompt.foreground)
 
     def _fitting(self, volume: Volume, click: NDArray[np.int64], report: Report) -> PatchGrid:
         """The patch around a click at the zoom that suits the object there: the one whose answer others agree with; of
