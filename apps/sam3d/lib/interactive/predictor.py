@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lib.boxes import Box, grown, hull, overlap, relative
+from lib.boxes import Box, bounding_box, grown, hull, overlap, relative
 from lib.cache import ByteCache
 from lib.errors import SettingsError, WeightsError
 from lib.geometry import PatchGrid
@@ -48,6 +48,7 @@ ANSWERS_MIB = 128
 LONGEST_CHAIN = 64
 NO_POINTS = np.zeros((0, 3), np.float32)
 NO_LABELS = np.zeros(0, np.int64)
+NOWHERE: Box = (slice(0, 0), slice(0, 0), slice(0, 0))
 
 
 @dataclass
@@ -83,7 +84,7 @@ class Segmentation:
     came. Outside of `box` nobody need look: a map of a large volume is hardly ever touched as a whole."""
 
     label_map: NDArray[np.uint8]
-    # Every labelled voxel lies in it.
+    # The smallest one that holds every labelled voxel.
     box: Box
     report: Report
 
@@ -132,9 +133,7 @@ class Predictor:
                 self.settings.clicks.correction_radius_mm,
             )
         with report.timed("paste"):
-            whole = np.zeros(volume.shape, np.uint8, order="F")
-            whole[box] = label_map
-        return Segmentation(whole, box, report)
+            return Segmentation(*_placed(label_map, box, volume.shape), report)
 
     def segment_automatically(self, volume: Volume) -> Segmentation:
         """The network's own guess for the first label, without any click: every patch of the volume, blended."""
@@ -151,7 +150,7 @@ class Predictor:
                 total[box] += weighted
         report.n_patches = report.n_encoded
         i, j, k = (slice(0, n) for n in volume.shape)
-        return Segmentation((total > 0).astype(np.uint8), (i, j, k), report)
+        return Segmentation(*_placed((total > 0).astype(np.uint8), (i, j, k), volume.shape), report)
 
     def warm_up(self) -> None:
         """Answer one click on nothing, so that the first user does not wait for whatever is made at first use."""
@@ -317,10 +316,21 @@ def load_predictor(settings: Settings) -> Predictor:
     return Predictor(for_clicks(network.to(device).eval(), settings.precision, device), card, settings, device)
 
 
+def _placed(part: NDArray[np.uint8], box: Box, shape: tuple[int, int, int]) -> tuple[NDArray[np.uint8], Box]:
+    """A label map of `shape`, i fastest, that is 0 but for a box, and the smallest box that holds its labels."""
+    whole = np.zeros(shape, np.uint8, order="F")
+    labelled = bounding_box(part > 0)
+    if labelled is None:
+        return whole, NOWHERE
+    i, j, k = (slice(a.start + b.start, a.start + b.stop) for a, b in zip(box, labelled, strict=True))
+    whole[i, j, k] = part[labelled]
+    return whole, (i, j, k)
+
+
 def _box_around(boxes: list[Box], volume: Volume) -> Box:
     """Where labels may be and all that the click contract looks at; without a label nothing at all."""
     if not boxes:
-        return slice(0, 0), slice(0, 0), slice(0, 0)
+        return NOWHERE
     return grown(hull(boxes), FARTHEST_SIGHT, volume.shape)
 
 
