@@ -129,6 +129,7 @@ def test_a_folder_is_evaluated_with_baselines(tmp_path, weights):
         ("block_1", "sam3d"),
         ("block_1", "region growing"),
         ("block_1", "random walker"),
+        ("block_1", "geodesic"),
     ]
     assert all(float(row["dice_1"]) > 0.9 for row in rows[1:])
 

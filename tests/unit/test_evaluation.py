@@ -11,7 +11,7 @@ import pytest
 
 from lib.datasets.labelled_cases import Case, cases_in, phantom_cases
 from lib.errors import VolumeError
-from lib.evaluation.baselines import BASELINES, random_walk, region_growing
+from lib.evaluation.baselines import BASELINES, geodesic, random_walk, region_growing
 from lib.evaluation.figures import Snapshot
 from lib.evaluation.protocol import (
     Answer,
@@ -233,6 +233,9 @@ def test_baselines_heed_background_clicks():
     near = random_walk(volume, [(10, 11, 11)], [(18, 11, 11)])
     assert near[8:12, 11, 11].all()
     assert not near[17:, 11, 11].any()
+    parted = geodesic(volume, [(10, 11, 11)], [(18, 11, 11)])
+    assert parted[8:12, 11, 11].all()
+    assert not parted[17:20, 11, 11].any()
     leaky = np.array(volume.array)
     leaky[20:28, 10:14, 10:14] = 97  # within the widest tolerance of a block this even
     leaky_volume = make_volume(leaky, np.eye(4))
@@ -255,6 +258,8 @@ def test_baselines_of_a_flat_volume_go_by_the_clicks_alone():
     assert walked.sum() == 5**3 - 1
     assert walked[2:6, 2:7, 2:7].all()
     assert region_growing(flat, [(4, 4, 4)], []).all()
+    # Half-way to the border, which is four voxels away.
+    assert np.flatnonzero(geodesic(flat, [(4, 4, 4)], [])[:, 4, 4]).tolist() == [3, 4, 5]
 
 
 def random_predictor(**settings):
@@ -289,7 +294,7 @@ def test_small_and_surplus_targets_are_left_out_with_a_note():
         "good: label 1 was left out, for it has 20 voxels only",
     ]
     results = outcomes[3:]
-    assert [result.method for result in results] == ["sam3d", "region growing", "random walker"]
+    assert [result.method for result in results] == ["sam3d", "region growing", "random walker", "geodesic"]
     assert {result.target for result in results} == {Target("good", "block", 1728, 1.728)}
     assert {result.rounds[0].click for result in results} == {(13, 11, 11)}
 

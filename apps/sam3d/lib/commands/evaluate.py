@@ -36,7 +36,7 @@ def add_options(options: argparse.ArgumentParser) -> None:
     options.add_argument("--clicks", type=count, default=10, metavar="N", help="clicks for each target (10)")
     options.add_argument("--max-targets", type=count, default=20, metavar="N", help="most labels of one case (20)")
     options.add_argument("--only", default="", metavar="TEXT", help="only cases with this text in their names")
-    options.add_argument("--baselines", action="store_true", help="region growing and random walker, too")
+    options.add_argument("--baselines", action="store_true", help="region growing, random walker and geodesic, too")
     options.add_argument("--family", choices=FAMILIES, default="ct", help="kind of the phantoms (ct)")
     options.add_argument("--threads", type=count, metavar="N", help="CPU threads of PyTorch")
     add_settings(options, "checkpoint", "variant", "preset", "spacing_mm", "device", "precision")
