@@ -169,7 +169,8 @@ def test_scores_of_other_weights_are_forgotten(tmp_path: Path, monkeypatch: pyte
     publish_all(monkeypatch)
     cases = ball_cases(tmp_path / "studies", 2)
     first, second = small_settings(tmp_path), small_settings(tmp_path, seed=1)
-    retrain(first, cases)
+    for _ in range(2):
+        retrain(first, cases)
     parent = open_served(first).base.sha256
     assert ProgressFile(first.model_folder).read().score_of("v1", parent) > 0
     with pytest.raises(TrainingError):
@@ -177,18 +178,20 @@ def test_scores_of_other_weights_are_forgotten(tmp_path: Path, monkeypatch: pyte
     publish_all(monkeypatch, is_better=False)
     result = retrain(second, cases)
     progress = ProgressFile(second.model_folder).read()
+    assert progress.scores.keys() == {"base", result.version}
     assert progress.score_of("base", parent) == 0
     assert progress.score_of("base", open_served(second).base.sha256) == pytest.approx(result.score_before, abs=1e-4)
 
 
-def out_of_memory_once(monkeypatch: pytest.MonkeyPatch, error: Exception, times: int = 1) -> list[bool]:
-    """Make the first steps run out of memory; returns, as it grows, whether blocks were checkpointed at each step."""
+def out_of_memory_once(monkeypatch: pytest.MonkeyPatch, error: Exception, times: int = 1, after: int = 0) -> list[bool]:
+    """Make some patches run out of memory, `after` so many that do not; returns, as it grows, whether blocks were
+    checkpointed at each patch."""
     seen: list[bool] = []
     real = finetuning.backward_step
 
     def step(network, *arguments, **options):
         seen.append(network.image_encoder.is_checkpointed)
-        if len(seen) <= times:
+        if after < len(seen) <= after + times:
             raise error
         return real(network, *arguments, **options)
 
@@ -213,6 +216,18 @@ def test_a_run_that_is_out_of_memory_begins_again_with_less(
     assert seen == [False] + [True] * 8
     assert len(result.losses) == 2
     assert "so the run began again with less of it, keeping only the inputs of the blocks" in result.notes[0]
+
+
+def test_a_run_that_begins_again_forgets_what_it_had_learned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cases = ball_cases(tmp_path / "studies", 2)
+    for name in ("unbroken", "broken"):
+        (tmp_path / name).mkdir()
+    unbroken = retrain(small_settings(tmp_path / "unbroken"), cases)
+    # Of two epochs with four patches each, in the second.
+    seen = out_of_memory_once(monkeypatch, MemoryError("no memory"), after=5)
+    broken = retrain(small_settings(tmp_path / "broken"), cases)
+    assert len(seen) == 6 + 8
+    assert broken.losses == pytest.approx(unbroken.losses, rel=1e-4)
 
 
 def test_a_run_that_is_out_of_memory_twice_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
