@@ -36,8 +36,8 @@ from lib.network.sam3d import Sam3D
 from lib.network.weights import Card, load_weights, save_weights
 from lib.retraining.finetuning import FinetuningPlan, finetune, plan_for
 from lib.retraining.gate import Patch, measure
+from lib.retraining.opened_cases import open_cases, validation_patches
 from lib.retraining.rehearsal import EVERY, rehearsing
-from lib.retraining.retrain import open_cases, validation_patches
 from lib.scoring.calibration import load
 from lib.scoring.image_score import ScoreSettings, score_volume
 from lib.scoring.selection import METHODS, Known, Pool

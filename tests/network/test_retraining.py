@@ -20,8 +20,9 @@ from lib.network.weights import save_weights
 from lib.retraining import finetuning
 from lib.retraining.finetuning import FinetuningPlan, finetune
 from lib.retraining.gate import Decision, Evidence
+from lib.retraining.opened_cases import open_cases, validation_patches
 from lib.retraining.progress import DONE, FAILED, ProgressFile
-from lib.retraining.retrain import open_cases, retrain, validation_patches
+from lib.retraining.retrain import retrain
 from lib.settings import Settings
 from lib.weights.versions import BASE, VersionStore, open_served, versions_folder
 from small_runs import ball, ball_cases, small_card, small_network, small_settings, write_case
