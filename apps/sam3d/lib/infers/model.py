@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from lib.errors import Sam3DError
 from lib.infers.failures import answer
 from lib.infers.turns import Quiet, Turns
-from lib.interactive.predictor import Predictor, device_named
+from lib.interactive.predictor import Predictor
+from lib.network.devices import device_named
 from lib.network.fast.choice import for_clicks
 from lib.network.sam3d import Embedding, Sam3D
 from lib.network.weights import Card

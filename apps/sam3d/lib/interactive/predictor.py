@@ -19,18 +19,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lib.boxes import Box, bounding_box, grown, hull, overlap, relative
+from lib.boxes import Box, grown, hull
 from lib.cache import ByteCache
-from lib.errors import SettingsError, WeightsError
+from lib.errors import WeightsError
 from lib.geometry import PatchGrid
 from lib.images.preprocess import chosen_intensity, sample_patch
 from lib.images.volumes import Volume
 from lib.interactive.contract import FARTHEST_SIGHT, honour_clicks
 from lib.interactive.embedding_folder import EmbeddingFolder
+from lib.interactive.label_maps import NOWHERE, nearest_logit_wins, placed, voxels_inside, within
 from lib.interactive.local_update import locally_updated
 from lib.interactive.patches import blend, finest_that_holds, grids_over, is_covered, neighbours, opens_patch, tapered
 from lib.interactive.prompts import ClickRequest, Prompt
 from lib.interactive.zooms import most_agreed
+from lib.network.devices import device_named
 from lib.network.fast.choice import for_clicks
 from lib.network.precision import operand_type
 from lib.network.sam3d import Embedding, Sam3D
@@ -48,7 +50,6 @@ ANSWERS_MIB = 128
 LONGEST_CHAIN = 64
 NO_POINTS = np.zeros((0, 3), np.float32)
 NO_LABELS = np.zeros(0, np.int64)
-NOWHERE: Box = (slice(0, 0), slice(0, 0), slice(0, 0))
 
 
 @dataclass
@@ -118,22 +119,22 @@ class Predictor:
                 found.append((value, box, margin))
         box = _box_around([box for _, box, _ in found], volume)
         with report.timed("paste"):
-            label_map = _nearest_logit_wins(found, box)
+            label_map = nearest_logit_wins(found, box)
             if request.roi is not None:
-                label_map = _within(label_map, box, request.roi)
+                label_map = within(label_map, box, request.roi)
         with report.timed("contract"):
             clicks = {value: request.prompts[self.settings.labels[value - 1]].foreground for value, _, _ in found}
             corner = np.array([edge.start for edge in box])
             label_map, report.n_corrected_clicks = honour_clicks(
                 label_map,
                 {value: points - corner for value, points in clicks.items()},
-                _inside(request.background, box) - corner,
+                voxels_inside(request.background, box) - corner,
                 volume.array[box],
                 volume.spacing,
                 self.settings.clicks.correction_radius_mm,
             )
         with report.timed("paste"):
-            return Segmentation(*_placed(label_map, box, volume.shape), report)
+            return Segmentation(*placed(label_map, box, volume.shape), report)
 
     def segment_automatically(self, volume: Volume) -> Segmentation:
         """The network's own guess for the first label, without any click: every patch of the volume, blended."""
@@ -150,7 +151,7 @@ class Predictor:
                 total[box] += weighted
         report.n_patches = report.n_encoded
         i, j, k = (slice(0, n) for n in volume.shape)
-        return Segmentation(*_placed((total > 0).astype(np.uint8), (i, j, k), volume.shape), report)
+        return Segmentation(*placed((total > 0).astype(np.uint8), (i, j, k), volume.shape), report)
 
     def warm_up(self) -> None:
         """Answer one click on nothing, so that the first user does not wait for whatever is made at first use."""
@@ -316,61 +317,8 @@ def load_predictor(settings: Settings) -> Predictor:
     return Predictor(for_clicks(network.to(device).eval(), settings.precision, device), card, settings, device)
 
 
-def _placed(part: NDArray[np.uint8], box: Box, shape: tuple[int, int, int]) -> tuple[NDArray[np.uint8], Box]:
-    """A label map of `shape`, i fastest, that is 0 but for a box, and the smallest box that holds its labels."""
-    whole = np.zeros(shape, np.uint8, order="F")
-    labelled = bounding_box(part > 0)
-    if labelled is None:
-        return whole, NOWHERE
-    i, j, k = (slice(a.start + b.start, a.start + b.stop) for a, b in zip(box, labelled, strict=True))
-    whole[i, j, k] = part[labelled]
-    return whole, (i, j, k)
-
-
 def _box_around(boxes: list[Box], volume: Volume) -> Box:
     """Where labels may be and all that the click contract looks at; without a label nothing at all."""
     if not boxes:
         return NOWHERE
     return grown(hull(boxes), FARTHEST_SIGHT, volume.shape)
-
-
-def _nearest_logit_wins(found: list[tuple[int, Box, Floats]], around: Box) -> NDArray[np.uint8]:
-    """The label map, in a box around them all, of several labels' margins: each voxel goes to the label with the
-    largest positive one."""
-    label_map = np.zeros([edge.stop - edge.start for edge in around], np.uint8, order="F")
-    for value, box, margin in found:
-        is_mine = margin > 0
-        for other_value, other_box, other_margin in found:
-            common = overlap(box, other_box)
-            if other_value == value or common is None:
-                continue
-            mine, theirs = margin[relative(common, box)], other_margin[relative(common, other_box)]
-            # Equal margins go to the first label, so that the same request has one answer.
-            is_mine[relative(common, box)] &= (mine > theirs) | ((mine == theirs) & (value < other_value))
-        label_map[relative(box, around)][is_mine] = value
-    return label_map
-
-
-def _within(label_map: NDArray[np.uint8], box: Box, roi: Box) -> NDArray[np.uint8]:
-    """The part of a label map, which covers `box`, that lies in another box."""
-    limited = np.zeros_like(label_map)
-    common = overlap(box, roi)
-    if common is not None:
-        limited[relative(common, box)] = label_map[relative(common, box)]
-    return limited
-
-
-def _inside(points: NDArray[np.int64], box: Box) -> NDArray[np.int64]:
-    """Those of some voxels (N, 3) that lie in a box."""
-    low, high = np.array([[edge.start, edge.stop] for edge in box]).T
-    inside: NDArray[np.int64] = points[((points >= low) & (points < high)).all(axis=1)]
-    return inside
-
-
-def device_named(name: str) -> torch.device:
-    """`auto`, `cpu` or `cuda` as a device of this machine; SettingsError if it has none."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name != "cpu" and not torch.cuda.is_available():
-        raise SettingsError(f"device is {name!r}, but PyTorch finds no CUDA device here: use auto or cpu")
-    return torch.device(name)

@@ -22,7 +22,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lib.errors import Sam3DError, TrainingError
-from lib.interactive.predictor import device_named
 from lib.learning.cases import Case, CaseStore
 from lib.learning.distributed import Team, run_together
 from lib.learning.samples import Stream
@@ -30,6 +29,7 @@ from lib.learning.splits import Split, SplitFile
 from lib.learning.training_loop import Epoch
 from lib.memory import is_out_of_memory
 from lib.network.deltas import as_stored, put_state, tuned_state
+from lib.network.devices import device_named
 from lib.network.sam3d import Sam3D
 from lib.network.weights import Card
 from lib.retraining.finetuning import FinetuningPlan, finetune, plan_for
