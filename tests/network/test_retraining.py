@@ -18,6 +18,7 @@ from lib.learning.training import ClickPlan
 from lib.network.deltas import tuned_state
 from lib.network.weights import save_weights
 from lib.retraining import finetuning
+from lib.retraining import retrain as retrain_module
 from lib.retraining.finetuning import FinetuningPlan, finetune
 from lib.retraining.gate import Decision, Evidence
 from lib.retraining.opened_cases import open_cases, validation_patches
@@ -164,6 +165,21 @@ def test_a_label_that_no_case_kept_aside_has_is_measured_where_it_is_trained(
     sides = {(p.label, p.case in kept_aside) for each in measured for p in each.validation.patches}
     assert sides == {("lesion", True), ("organ", False)}
     assert result.notes == ("no case kept aside has organ, which is measured on cases that are trained on",)
+
+
+@pytest.mark.parametrize("count", [4, 12])
+def test_a_case_measured_alone_is_lent_images_of_its_kind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    """Among several cases they are exchanged, and nobody else's are needed."""
+    publish_all(monkeypatch)
+    lent = []
+    real = retrain_module.gather_evidence
+    monkeypatch.setattr(retrain_module, "gather_evidence", lambda *given: lent.append(given[4]) or real(*given))
+    result = retrain(small_settings(tmp_path), ball_cases(tmp_path / "studies", count))
+    expected = set(result.training) if count == 4 else set()
+    assert (len(result.validation) == 1) == (count == 4)
+    assert [{patch.case for patch in patches} for patches in lent] == [expected, expected]
 
 
 def test_scores_of_other_weights_are_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
