@@ -600,6 +600,24 @@ def test_an_object_that_fits_no_zoom_is_followed_at_the_coarsest():
     assert answer.report.notes == []
 
 
+def test_what_leaves_a_patch_that_is_not_the_coarsest_is_not_followed():
+    """Two zooms agree on a thin bar, of which the finer patch shows the middle; only the coarsest may go on."""
+    volume = bar(length=200)[0]
+    papers = card_of(SMALL, has_background_clicks=True, zooms=(1.0, 1.5, 40.0))
+    predictor = Predictor(Threshold(), papers, settings_with(max_patches=64), torch.device("cpu"))
+    answer = ask(predictor, volume, lesion=[[100, 20, 20]])
+    assert answer.report.n_patches == 1
+    assert 30 <= np.count_nonzero((answer.label_map == 1).any(axis=(1, 2))) <= 50
+    alone = replace(papers, zooms=(1.0,))
+    followed = ask(
+        Predictor(Threshold(), alone, settings_with(max_patches=64), torch.device("cpu")),
+        volume,
+        lesion=[[100, 20, 20]],
+    )
+    assert followed.report.n_patches > 5
+    assert np.count_nonzero((followed.label_map == 1).any(axis=(1, 2))) == 180
+
+
 def test_the_nearest_labels_logit_wins():
     volume = make_volume(np.full((40, 20, 20), -200, np.int16), np.eye(4))
     predictor = predictor_of(Balls(), settings_with(max_patches=1))

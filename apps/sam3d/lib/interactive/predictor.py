@@ -173,8 +173,8 @@ class Predictor:
             )
 
     def _grown(self, volume: Volume, prompt: Prompt, name: str, report: Report) -> tuple[Box, Floats]:
-        """The object's margin over the background on a native box: the clicked patches, and on from there to
-        neighbouring patches as long as the object reaches a border and the settings allow."""
+        """The object's margin over the background on a native box: the clicked patches, and on from those at the
+        coarsest zoom to neighbouring ones as long as the object reaches a border and the settings allow."""
         seeds: list[PatchGrid] = []
         for click in prompt.foreground:
             if opens_patch(click, seeds):
@@ -212,16 +212,22 @@ class Predictor:
         self, volume: Volume, prompt: Prompt, seed: PatchGrid, opened: list[PatchGrid], report: Report
     ) -> tuple[list[tuple[PatchGrid, Floats]], bool]:
         """Follow the object from one clicked patch to its end, before the next one is looked at: so a later click far
-        away changes nothing here. Adds to `opened`; returns the patches' margins and whether the end was reached."""
+        away changes nothing here. Adds to `opened`; returns the patches' margins and whether the end was reached.
+
+        At a finer zoom than the coarsest, what reaches a border is not followed: more of the object could have been
+        seen from farther away, and was agreed with less, so it is a leak more often than not.
+        """
         parts = []
         has_ended = True
+        may_go_on = seed.spacing_mm >= self.card.spacing_mm * self.card.zooms[-1]
         opened.append(seed)
         queue = deque([(seed, NO_POINTS)])
         while queue:
             grid, pseudo_clicks = queue.popleft()
             margin = self._answer(volume, grid, prompt, pseudo_clicks, report)
             parts.append((grid, margin))
-            news = [(near, clicks) for near, clicks in neighbours(grid, margin, volume) if not is_covered(near, opened)]
+            near_by = neighbours(grid, margin, volume) if may_go_on else []
+            news = [(near, clicks) for near, clicks in near_by if not is_covered(near, opened)]
             room = max(0, self.settings.clicks.max_patches - len(opened))
             has_ended &= len(news) <= room
             opened += [near for near, _ in news[:room]]
