@@ -82,6 +82,7 @@ def test_a_published_checkpoint_is_converted_served_and_clicked(tmp_path):
     write_study(tmp_path / "studies" / "patch.nii.gz", volume, np.eye(4))
     as_it_is = {"clip_low": "-1000", "clip_high": "1000", "mean": "0", "std": "1"}
     conf = {"checkpoint": str(converted), "labels": "tumour", "device": "cpu", "max_patches": "1", **as_it_is}
+    conf["precision"] = "fp32"  # as recorded; a server takes bfloat16 where the processor has it
     with Server(tmp_path / "server", tmp_path / "studies", conf) as server:
         reply = server.infer({"tumour": [list(MIDDLE)]}, image="patch", output="image")
     assert reply.status == 200, reply.detail
