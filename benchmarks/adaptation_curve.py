@@ -29,6 +29,7 @@ from lib.datasets.listing import labelled_cases
 from lib.evaluation.protocol import Result, evaluate
 from lib.interactive.predictor import Predictor
 from lib.learning.cases import Case
+from lib.network.devices import device_named
 from lib.network.fast.choice import for_clicks
 from lib.retraining.retrain import retrain
 from lib.settings import Settings
@@ -108,8 +109,9 @@ def reached(
 def served_dices(settings: Settings, unseen: Sequence[Case], n_clicks: int) -> Dices:
     """Dice after each click on the one target of each case, answered by what is served."""
     served = open_served(settings)
-    network = for_clicks(served.network.eval(), settings.precision, torch.device(settings.device))
-    predictor = Predictor(network, served.card, settings)
+    device = device_named(settings.device)
+    network = for_clicks(served.network.to(device).eval(), settings.precision, device)
+    predictor = Predictor(network, served.card, settings, device)
     found = evaluate(predictor, map(opened_later, unseen), n_clicks, max_targets=1)
     return {each.target.case: each.dices for each in found if isinstance(each, Result)}
 
