@@ -66,6 +66,12 @@ class Region:
         i, j = np.unravel_index(plane[number - int(ends[k]) + self.counts[k]], self.mask.shape[:2])
         return int(i) + self.start[0], int(j) + self.start[1], k + self.start[2]
 
+    def holds(self, voxel: Index) -> bool:
+        """Whether a voxel (i, j, k) of the volume has the label."""
+        inner = tuple(at - start for at, start in zip(voxel, self.start, strict=True))
+        is_near = all(0 <= at < n for at, n in zip(inner, self.mask.shape, strict=True))
+        return is_near and bool(self.mask[inner])
+
     def target(self, grid: PatchGrid) -> NDArray[np.float32]:
         """The mask under a patch of the volume, (P, P, P), 0 or 1.
 

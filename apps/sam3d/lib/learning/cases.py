@@ -22,6 +22,7 @@ from lib.errors import LabelError, Sam3DError
 from lib.geometry import PatchGrid
 from lib.images.preprocess import chosen_intensity, sample_patch
 from lib.images.volumes import file_stamp, open_volume
+from lib.interactive.clicks import first_click
 from lib.interactive.patches import finest_that_holds
 from lib.labels.masks import read_label
 from lib.learning.augmentation import Augmentation
@@ -33,8 +34,10 @@ logger = logging.getLogger(__name__)
 
 # How often a patch without the label is looked for before a patch with it is taken instead.
 BACKGROUND_TRIES = 16
-# How often a patch is drawn at another zoom than a click's: clicks before the last one meet objects at those, too.
-OTHER_ZOOM_SHARE = 0.15
+# How often a patch is drawn at any zoom, not at that of a click there: a first click is answered at all of them.
+OTHER_ZOOM_SHARE = 0.5
+# How often a patch has the object's middle in its own, as the patch of a first click mostly has.
+CENTRED_SHARE = 0.5
 LIGHT = Augmentation()
 
 
@@ -46,6 +49,22 @@ class Case:
     image: Path
     label: Path
     value_names: Mapping[int, str] | None = None
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Where patches are drawn. A `background_share` of them are empty of the label that they are named after; a
+    `centred_share` of the others have their object's middle in their own, and in the rest `jitter`, a share of half a
+    patch, is how far the voxel that they were drawn for may lie off it."""
+
+    background_share: float = 0.1
+    centred_share: float = CENTRED_SHARE
+    jitter: float = 0.8
+
+
+DRAW = Draw()
+# Off the middle, as training's hardest patches are, but never empty: to measure on.
+MEASURED = Draw(background_share=0.0, centred_share=0.0, jitter=0.4)
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,27 +133,27 @@ class CaseStore:
         self.notes[case_id] = prepared.notes
         return prepared
 
-    def samples(
-        self, seed: int, start: int, count: int, background_share: float = 0.1, jitter: float = 0.8
-    ) -> Iterator[TrainingSample]:
+    def samples(self, seed: int, start: int, count: int, draw: Draw = DRAW) -> Iterator[TrainingSample]:
         """Samples number `start` to `start + count`, each decided by the seed and its number alone."""
         for number in range(start, start + count):
-            yield self.sample(generator(RandomStream.CASE_PATCH, seed, number), background_share, jitter)
+            yield self.sample(generator(RandomStream.CASE_PATCH, seed, number), draw)
 
-    def sample(self, rng: np.random.Generator, background_share: float = 0.1, jitter: float = 0.8) -> TrainingSample:
-        """A patch of a random label of a random case; LabelError if there is no case to draw from.
-
-        A `background_share` of the samples show patches that are empty of the label they are named after. `jitter`, a
-        share of half a patch, is how far the voxel that a patch was drawn for may lie off its middle.
-        """
+    def sample(self, rng: np.random.Generator, draw: Draw = DRAW) -> TrainingSample:
+        """A patch of a random label of a random case; LabelError if there is no case to draw from."""
         case_id, prepared = self._drawn(rng)
         names = sorted(prepared.regions)
         name = names[int(rng.integers(len(names)))]
         region = prepared.regions[name]
         placed = None
-        if rng.random() < background_share:
-            placed = self._background(prepared, region, jitter, rng)
-        voxel, grid = placed or self._placed(prepared, region, region.draw(rng), jitter, rng)
+        if rng.random() < draw.background_share:
+            placed = self._background(prepared, region, draw.jitter, rng)
+        if placed is None:
+            drawn = region.draw(rng)
+            if draw.centred_share and rng.random() < draw.centred_share:
+                placed = self._placed(prepared, region, self._middle(prepared, region, drawn), 0.0, rng)
+            else:
+                placed = self._placed(prepared, region, drawn, draw.jitter, rng)
+        voxel, grid = placed
         patch, target = self._patch(prepared, grid), region.target(grid)
         d, h, w = (int(place) for place in np.rint(grid.indices([voxel])[0]))
         at: Index = (d, h, w)
@@ -162,19 +181,26 @@ class CaseStore:
         return voxel, grid.shifted(rng.integers(-reach, reach + 1, size=3))
 
     def _zoomed(self, prepared: PreparedCase, region: Region, voxel: Index, rng: np.random.Generator) -> PatchGrid:
-        """The patch around a voxel at the zoom at which a click there would be answered; now and then at another."""
-        size, affine = self._card.network.patch_size, prepared.volume.affine
-        grids = [PatchGrid.around(affine, voxel, size, self._card.spacing_mm * zoom) for zoom in self._card.zooms]
+        """The patch around a voxel at the zoom at which a click there would be answered, or at any."""
+        grids = self._grids(prepared, voxel)
         if len(grids) > 1 and rng.random() < OTHER_ZOOM_SHARE:
             return grids[int(rng.integers(len(grids)))]
+        return self._fitting(prepared, region, grids)
 
-        def clicked(grid: PatchGrid) -> NDArray[np.float32]:
-            """Of several lesions the one that is clicked on must fit, or none where the voxel lies beside them."""
-            parts, _ = ndimage.label(region.target(grid))
-            number = parts[(size // 2,) * 3]
-            return np.where((parts == number) & (number > 0), 1, -1).astype(np.float32)
+    def _middle(self, prepared: PreparedCase, region: Region, voxel: Index) -> Index:
+        """A voxel in the middle of the object that another one belongs to, as far as the patch of a click there shows
+        it; that one itself where a voxel beside the object is nearest to its middle."""
+        grid = self._fitting(prepared, region, self._grids(prepared, voxel))
+        place = first_click(_clicked(region, grid) > 0, (1.0, 1.0, 1.0))
+        i, j, k = np.rint(grid.to_volume[:3, :3] @ place + grid.to_volume[:3, 3]).astype(int).tolist()
+        return (i, j, k) if region.holds((i, j, k)) else voxel
 
-        return grids[finest_that_holds(((grid, clicked(grid)) for grid in grids), prepared.volume)]
+    def _grids(self, prepared: PreparedCase, voxel: Index) -> list[PatchGrid]:
+        size, affine = self._card.network.patch_size, prepared.volume.affine
+        return [PatchGrid.around(affine, voxel, size, self._card.spacing_mm * zoom) for zoom in self._card.zooms]
+
+    def _fitting(self, prepared: PreparedCase, region: Region, grids: Sequence[PatchGrid]) -> PatchGrid:
+        return grids[finest_that_holds(((grid, _clicked(region, grid)) for grid in grids), prepared.volume)]
 
     def _background(
         self, prepared: PreparedCase, region: Region, jitter: float, rng: np.random.Generator
@@ -203,3 +229,11 @@ class CaseStore:
         parts = [FORMAT, file_stamp(case.image), file_stamp(case.label), names, self._labels, self._is_named_intensity]
         content = json.dumps([*parts, asdict(self._card.intensity)], default=str)
         return sha256(content.encode(errors="surrogatepass")).hexdigest()[:32]
+
+
+def _clicked(region: Region, grid: PatchGrid) -> NDArray[np.float32]:
+    """1 where a patch shows the object that its middle sample belongs to, of several lesions the one that is clicked
+    on, and -1 elsewhere; everywhere where the middle lies beside them."""
+    parts, _ = ndimage.label(region.target(grid))
+    number = parts[(grid.size // 2,) * 3]
+    return np.where((parts == number) & (number > 0), 1, -1).astype(np.float32)

@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from lib.learning.cases import CaseStore
+from lib.learning.cases import MEASURED, CaseStore
 from lib.learning.dataset_plan import DatasetPlan
 from lib.learning.samples import Sample
 from lib.learning.training import ClickPlan, backward_step, dice_of, training_step
@@ -56,7 +56,7 @@ class InteractiveTeaching:
 
     def validation_sample(self, number: int) -> Sample:
         rng = generator(RandomStream.VALIDATION, self._plan.seed, number)
-        return self._validation.sample(rng, background_share=0.0, jitter=0.4)
+        return self._validation.sample(rng, MEASURED)
 
     def backward(
         self, network: Sam3D, patch: Tensor, target: Tensor, number: int, share: float

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from lib.learning.cases import Case, CaseStore, TrainingSample
+from lib.learning.cases import MEASURED, Case, CaseStore, TrainingSample
 from lib.network.weights import Card
 from lib.retraining.gate import Patch
 from lib.settings import Settings
@@ -40,7 +40,7 @@ def validation_patches(store: CaseStore, without: Collection[str] = ()) -> list[
     wanted = max(1, min(PATCHES_PER_LABEL, MOST_PATCHES // max(1, len(pairs))))
     found: dict[tuple[str, str], list[TrainingSample]] = {pair: [] for pair in pairs}
     draws = DRAWS_PER_PATCH * wanted * len(pairs)
-    for sample in store.samples(VALIDATION_SEED, 0, draws, background_share=0.0, jitter=0.4):
+    for sample in store.samples(VALIDATION_SEED, 0, draws, MEASURED):
         kept = found.get((sample.case, sample.label))
         if kept is not None and len(kept) < wanted:
             kept.append(sample)
