@@ -586,6 +586,25 @@ def test_an_object_too_large_for_the_patch_is_seen_from_farther_away():
     assert is_found(again, cube)
 
 
+def test_zooms_are_compared_at_the_first_click_and_never_again(monkeypatch):
+    """And two clicks on two objects, or one click in two volumes, are two comparisons."""
+    compared = []
+    real = predictor_module.most_agreed
+    monkeypatch.setattr(predictor_module, "most_agreed", lambda *given: compared.append(1) or real(*given))
+    papers = card_of(SMALL, has_background_clicks=True, zooms=(1.0, 2.0))
+    predictor = Predictor(Threshold(), papers, settings_with(max_patches=64), torch.device("cpu"))
+    volume, click = bar()[0], [100, 20, 20]
+    first = ask(predictor, volume, lesion=[click])
+    for more in ([101, 20, 20], [99, 21, 20]):
+        ask(predictor, volume, lesion=[click, more])
+    assert len(compared) == 1
+    assert np.array_equal(ask(predictor, volume, lesion=[click]).label_map, first.label_map)
+    ask(predictor, volume, lesion=[[30, 20, 20]])
+    assert len(compared) == 2
+    ask(predictor, make_volume(volume.array + 1, volume.affine), lesion=[click])
+    assert len(compared) == 3
+
+
 def test_an_object_that_fits_no_zoom_is_followed_at_the_coarsest():
     volume, expected = bar(length=400)
     papers = card_of(SMALL, has_background_clicks=True, zooms=(1.0, 2.0))

@@ -100,6 +100,7 @@ class Predictor:
         self._network = network.to(self.device).eval()
         self._embeddings: ByteCache[Embedding] = ByteCache(settings.embedding_cache_mib * 2**20, lambda e: e.nbytes)
         self._answers: ByteCache[Floats] = ByteCache(ANSWERS_MIB * 2**20, lambda margin: margin.nbytes)
+        self._zooms: ByteCache[int] = ByteCache(4096, lambda _: 1)
         self._folder = self._embedding_folder()
         self._intensities: ByteCache[tuple[Intensity, tuple[str, ...]]] = ByteCache(1024, lambda _: 1)
 
@@ -202,11 +203,15 @@ class Predictor:
         grids = [PatchGrid.around(volume.affine, click, size, self.card.spacing_mm * zoom) for zoom in self.card.zooms]
         if len(grids) == 1:
             return grids[0]
-        alone = Prompt(click[None], np.ones(1, np.int64))
-        margins = [self._answer(volume, grid, alone, NO_POINTS, report) for grid in grids]
-        agreed = most_agreed(margins, self.card.zooms)
-        chosen = finest_that_holds(((grids[number], margins[number]) for number in agreed), volume)
-        return grids[agreed[chosen]]
+
+        def choose() -> int:
+            alone = Prompt(click[None], np.ones(1, np.int64))
+            margins = [self._answer(volume, grid, alone, NO_POINTS, report) for grid in grids]
+            agreed = most_agreed(margins, self.card.zooms)
+            return agreed[finest_that_holds(((grids[number], margins[number]) for number in agreed), volume)]
+
+        # A later click brings the first one along, and comparing zooms takes longer than all else around the network.
+        return grids[self._zooms.get((volume.key, click.tobytes()), choose)]
 
     def _follow(
         self, volume: Volume, prompt: Prompt, seed: PatchGrid, opened: list[PatchGrid], report: Report
