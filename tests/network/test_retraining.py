@@ -182,6 +182,19 @@ def test_a_case_measured_alone_is_lent_images_of_its_kind(
     assert [{patch.case for patch in patches} for patches in lent] == [expected, expected]
 
 
+@pytest.mark.parametrize(("least", "is_rehearsed"), [(0.0, True), (1.1, False)])
+def test_what_knows_synthetic_patches_goes_over_them_while_it_learns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, least: float, is_rehearsed: bool
+) -> None:
+    publish_all(monkeypatch)
+    seen = []
+    real = retrain_module.rehearsing
+    monkeypatch.setattr(retrain_module, "rehearsing", lambda *given: seen.append(1) or real(*given))
+    monkeypatch.setattr(retrain_module, "LEAST_REFERENCE", least)
+    retrain(small_settings(tmp_path), ball_cases(tmp_path / "studies", 2))
+    assert bool(seen) == is_rehearsed
+
+
 def test_scores_of_other_weights_are_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     publish_all(monkeypatch)
     cases = ball_cases(tmp_path / "studies", 2)
