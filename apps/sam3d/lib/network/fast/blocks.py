@@ -41,7 +41,7 @@ class FastBlock:
             part += self.up(near.index_select(0, rows), "relu")
             attended = self.attention(self.norm1(part), None if self.regions is None else self.regions[windows])
             part += attended
-            part += self.narrow(F.gelu(self.widen(self.norm2(part))))
+            part += self.narrow(self.widen(self.norm2(part), "gelu"))
             x.index_copy_(0, rows, part)
 
     def _neighbourhoods(self, x: Tensor) -> Tensor:

@@ -36,9 +36,9 @@ class Dense:
         return cls(layer.weight, layer.bias, dtype)
 
     def __call__(self, x: Tensor, activation: str = "none") -> Tensor:
-        """x (N, in) to (N, out); activation is `none` or `relu`."""
+        """x (N, in) to (N, out); activation is `none`, `relu` or `gelu` (the exact one)."""
         rows = x.to(self.dtype)
-        out: Tensor = torch.ops.mkldnn._linear_pointwise(rows, self.weight, self.bias, activation, [], "")
+        out: Tensor = torch.ops.mkldnn._linear_pointwise(rows, self.weight, self.bias, activation, [], "none")
         return out
 
 
