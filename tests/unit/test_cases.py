@@ -204,6 +204,36 @@ def test_a_label_all_over_leaves_no_background(tmp_path: Path, store_of: StoreMa
     assert all(sample.target.any() for sample in store.samples(0, 0, 10, draw=Draw(background_share=1.0)))
 
 
+def test_an_exchanged_target_stays_where_it_was_over_every_other_image(tmp_path: Path, store_of: StoreMaker) -> None:
+    # The second image is the first, mirrored on disk, and 1000 brighter; the third is twice as wide.
+    label, turned = label_map(0), np.diag([-1.0, 1.0, 1.0, 1.0])
+    image = image_of(label)
+    turned[0, 3] = SHAPE[0] - 1
+    wide, wide_label = np.repeat(image, 2, axis=0) + 3000, np.repeat(label, 2, axis=0)
+    stored = {
+        "plain": (image, label, AFFINE),
+        "mirrored": (image[::-1] + 1000, label[::-1], AFFINE @ turned),
+        "wide": (wide, wide_label, AFFINE),
+    }
+    cases = []
+    for name, (values, mask, affine) in stored.items():
+        path = write_nifti(tmp_path / f"{name}.nii", values.astype(np.int16), affine)
+        cases.append(Case(name, path, write_nifti(tmp_path / f"{name}_label.nii", mask, affine)))
+    store = store_of(cases, augmentation=None)
+    rows = list(store.exchanged(list(stored), np.random.default_rng(4), Draw(background_share=0.0)))
+    assert [[each.case for each in row] for row in rows] == [[name] * 3 for name in stored]
+    for row in rows:
+        assert len({(each.voxel, each.at, each.label) for each in row}) == 1
+        assert all(each.target is row[0].target and each.target.any() for each in row)
+    plain, mirrored, wide_patch = (each.patch for each in rows[0])
+    # Beside the volume both are filled alike, and everywhere else they show the same.
+    assert set(np.unique(np.round(mirrored - plain, 1))) == {0.0, 1000.0}
+    first = rows[0][0]
+    grid = PatchGrid.around(AFFINE, first.voxel, SIZE, 1.5).shifted(np.array([SIZE // 2] * 3) - first.at)
+    np.testing.assert_allclose(plain[first.target > 0], grid.sample(image, 0.0)[first.target > 0], atol=0.01)
+    assert np.abs(wide_patch[first.target > 0] - 3000).max() < 500
+
+
 def test_voxels_are_drawn_evenly() -> None:
     mask = np.zeros((6, 5, 8), bool)
     mask[1, 2, 2], mask[2:4, 1:3, 6] = True, True

@@ -65,11 +65,21 @@ def test_a_version_whose_gain_needs_no_image_is_not_published() -> None:
     assert verdict(evidence(tumor=0.5, others=0.52), evidence(tumor=0.7, others=0.63)).is_better
 
 
-def test_a_version_that_clearly_needs_the_image_may_gain_without_it_too() -> None:
-    assert verdict(evidence(tumor=0.5, others=0.42), evidence(tumor=0.7, others=0.59)).is_better
-    assert not verdict(evidence(tumor=0.5, others=0.42), evidence(tumor=0.7, others=0.61)).is_better
-    # Less clearly than before: it has learned to do without.
-    assert not verdict(evidence(tumor=0.5, others=0.3), evidence(tumor=0.7, others=0.59)).is_better
+def test_labels_known_to_be_those_of_their_images_may_make_it_gain_without_them_too() -> None:
+    before, after = evidence(tumor=0.5, others=0.42), evidence(tumor=0.7, others=0.59)
+    asked: list[bool] = []
+
+    def decided(after: Evidence, do_belong: bool) -> Decision:
+        return decide(before, after, Limits(), do_labels_belong=lambda: asked.append(do_belong) or do_belong)
+
+    assert not decided(after, False).is_better
+    assert decided(after, True).is_better
+    # One that would say the same of any image is not served whatever the labels are,
+    assert not decided(evidence(tumor=0.7, others=0.68), True).is_better
+    # and nobody asks where nothing is suspect.
+    asked.clear()
+    assert decided(evidence(tumor=0.7, others=0.45), False).is_better
+    assert asked == []
 
 
 def test_trusted_labels_are_not_doubted_but_must_still_be_better() -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from lib.errors import GeometryError
-from lib.geometry import PatchGrid, canonical_axes, check_affine, map_indices, spacing_of
+from lib.geometry import PatchGrid, canonical_axes, check_affine, map_indices, same_place, spacing_of
 
 ORIENTATIONS = [(order, flips) for order in permutations(range(3)) for flips in product((1, -1), repeat=3)]
 SHAPE = (23, 19, 11)
@@ -132,8 +132,8 @@ def test_the_same_body_gives_the_same_patch_however_it_is_stored(name: str) -> N
     expected = PatchGrid.around(base, centre[0], 12, 1.7).sample(array, fill=9.0)
     for order, flips in ORIENTATIONS:
         turned, affine = stored(array, base, order, flips)
-        same_place = map_indices(centre, base, affine)[0]
-        grid = PatchGrid.around(affine, same_place, 12, 1.7)
+        there = map_indices(centre, base, affine)[0]
+        grid = PatchGrid.around(affine, there, 12, 1.7)
         assert np.allclose(grid.sample(turned, fill=9.0), expected, atol=1e-5)
         box, pasted = grid.paste_values(expected, turned.shape)
         whole = np.zeros(turned.shape, np.float32)
@@ -142,6 +142,27 @@ def test_the_same_body_gives_the_same_patch_however_it_is_stored(name: str) -> N
         base_whole = np.zeros(SHAPE, np.float32)
         base_whole[base_box] = base_pasted
         assert np.allclose(whole, stored(base_whole, base, order, flips)[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", AFFINES)
+def test_the_same_place_of_the_same_body_is_the_same_patch_however_it_is_stored(name: str) -> None:
+    base = AFFINES[name]
+    body = np.random.default_rng(8).normal(size=SHAPE).astype(np.float32)
+    grid = PatchGrid.around(base, (14.0, 6.0, 7.0), size=9, spacing_mm=1.3).shifted((1, -2, 3))
+    patch = grid.sample(body, fill=0.0)
+    for order, flips in ORIENTATIONS:
+        array, affine = stored(body, base, order, flips)
+        there = same_place(grid, base, SHAPE, affine, array.shape)
+        np.testing.assert_allclose(there.sample(array, fill=0.0), patch, atol=1e-4)
+
+
+def test_the_same_place_is_as_far_along_by_eye() -> None:
+    # From the left quarter and the lower end of one volume to those of another, twice as wide and stored to the left.
+    affine, other = np.eye(4), np.diag([-1.0, 1.0, 2.0, 1.0])
+    grid = PatchGrid.around(affine, (1.5, 3.5, -0.5), size=4, spacing_mm=1.0)
+    there = same_place(grid, affine, (8, 8, 8), other, (16, 4, 10))
+    assert there.centre == (11.5, 1.5, -0.5)
+    assert there.spacing_mm == 1.0
 
 
 def test_patch_axes_run_to_superior_anterior_and_right() -> None:

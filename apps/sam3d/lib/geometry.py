@@ -18,6 +18,7 @@ from lib.errors import GeometryError
 
 Floats = NDArray[np.float64]
 Box = tuple[slice, slice, slice]
+Shape = tuple[int, int, int]
 
 # An affine whose axes, at unit length, span less than this volume is taken for flat (1 is a right-angled one).
 MIN_UNIT_VOLUME = 1e-4
@@ -207,6 +208,20 @@ class PatchGrid:
         moved = samples - self.size // 2 + self.offset[column]
         positions: Floats = self.centre[self.axes[column]] + self.steps[column] * moved
         return positions
+
+
+def same_place(
+    grid: PatchGrid, affine: ArrayLike, shape: Shape, other_affine: ArrayLike, other_shape: Shape
+) -> PatchGrid:
+    """The patch of another volume that lies there as `grid` lies in its own: as far along the volume's extent towards
+    Superior, Anterior and Right, of the same size and spacing."""
+    axes, signs = canonical_axes(affine)
+    other_axes, other_signs = canonical_axes(other_affine)
+    centre = np.zeros(3)
+    for axis, sign, other_axis, other_sign in zip(axes, signs, other_axes, other_signs, strict=True):
+        share = (grid.centre[axis] + 0.5) / shape[axis]
+        centre[other_axis] = (share if sign == other_sign else 1 - share) * other_shape[other_axis] - 0.5
+    return PatchGrid.around(other_affine, centre, grid.size, grid.spacing_mm).shifted(grid.offset)
 
 
 def _interpolation(positions: Floats, length: int, support: float) -> tuple[slice, NDArray[np.float32]]:

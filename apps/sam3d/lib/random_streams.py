@@ -24,6 +24,7 @@ class RandomStream(IntEnum):
     CROP = 12
     CLICKS = 13
     VALIDATION = 14
+    EXCHANGED_PATCH = 15
 
 
 def generator(stream: RandomStream, *numbers: int) -> np.random.Generator:

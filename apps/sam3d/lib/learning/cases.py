@@ -19,7 +19,7 @@ from scipy import ndimage
 from lib.boxes import Index
 from lib.cache import ByteCache
 from lib.errors import LabelError, Sam3DError
-from lib.geometry import PatchGrid
+from lib.geometry import PatchGrid, same_place
 from lib.images.preprocess import chosen_intensity, sample_patch
 from lib.images.volumes import file_stamp, open_volume
 from lib.interactive.clicks import first_click
@@ -141,25 +141,50 @@ class CaseStore:
     def sample(self, rng: np.random.Generator, draw: Draw = DRAW) -> TrainingSample:
         """A patch of a random label of a random case; LabelError if there is no case to draw from."""
         case_id, prepared = self._drawn(rng)
-        names = sorted(prepared.regions)
-        name = names[int(rng.integers(len(names)))]
-        region = prepared.regions[name]
-        placed = None
-        if rng.random() < draw.background_share:
-            placed = self._background(prepared, region, draw.jitter, rng)
-        if placed is None:
-            drawn = region.draw(rng)
-            if draw.centred_share and rng.random() < draw.centred_share:
-                placed = self._placed(prepared, region, self._middle(prepared, region, drawn), 0.0, rng)
-            else:
-                placed = self._placed(prepared, region, drawn, draw.jitter, rng)
-        voxel, grid = placed
-        patch, target = self._patch(prepared, grid), region.target(grid)
-        d, h, w = (int(place) for place in np.rint(grid.indices([voxel])[0]))
-        at: Index = (d, h, w)
+        name, voxel, grid = self._drawn_patch(prepared, rng, draw)
+        patch, target = self._patch(prepared, grid), prepared.regions[name].target(grid)
+        at = _index(grid, voxel)
         if self._augmentation is not None:
             patch, target, at = self._augmentation(patch, target, at, rng)
         return TrainingSample(patch, target, name, case_id, voxel, at)
+
+    def exchanged(self, cases: Sequence[str], rng: np.random.Generator, draw: Draw) -> Iterator[list[TrainingSample]]:
+        """For each of the cases, which are usable, a sample of it with the image of each of them in turn, its own among
+        them: what is in another image as far along its extent. So it would look had the label files been mixed up."""
+        opened = {case_id: self.open(case_id) for case_id in cases}
+        volumes = {case_id: prepared for case_id, prepared in opened.items() if prepared is not None}
+        for case_id, prepared in volumes.items():
+            name, voxel, grid = self._drawn_patch(prepared, rng, draw)
+            target, at, own = prepared.regions[name].target(grid), _index(grid, voxel), prepared.volume
+            yield [
+                TrainingSample(
+                    self._patch(
+                        other, same_place(grid, own.affine, own.shape, other.volume.affine, other.volume.shape)
+                    ),
+                    target,
+                    name,
+                    case_id,
+                    voxel,
+                    at,
+                )
+                for other in volumes.values()
+            ]
+
+    def _drawn_patch(
+        self, prepared: PreparedCase, rng: np.random.Generator, draw: Draw
+    ) -> tuple[str, Index, PatchGrid]:
+        """A random label of a case, a voxel that a patch is drawn for, and the patch."""
+        names = sorted(prepared.regions)
+        name = names[int(rng.integers(len(names)))]
+        region = prepared.regions[name]
+        if rng.random() < draw.background_share:
+            placed = self._background(prepared, region, draw.jitter, rng)
+            if placed is not None:
+                return name, *placed
+        drawn = region.draw(rng)
+        if draw.centred_share and rng.random() < draw.centred_share:
+            return name, *self._placed(prepared, region, self._middle(prepared, region, drawn), 0.0, rng)
+        return name, *self._placed(prepared, region, drawn, draw.jitter, rng)
 
     def _drawn(self, rng: np.random.Generator) -> tuple[str, PreparedCase]:
         # In a drawn order rather than from those left over, so that a sample does not depend on which bad cases have
@@ -229,6 +254,12 @@ class CaseStore:
         parts = [FORMAT, file_stamp(case.image), file_stamp(case.label), names, self._labels, self._is_named_intensity]
         content = json.dumps([*parts, asdict(self._card.intensity)], default=str)
         return sha256(content.encode(errors="surrogatepass")).hexdigest()[:32]
+
+
+def _index(grid: PatchGrid, voxel: Index) -> Index:
+    """The patch index (d, h, w) nearest to a voxel (i, j, k)."""
+    d, h, w = (int(place) for place in np.rint(grid.indices([voxel])[0]))
+    return d, h, w
 
 
 def _clicked(region: Region, grid: PatchGrid) -> NDArray[np.float32]:

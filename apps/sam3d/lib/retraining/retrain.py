@@ -44,6 +44,7 @@ from lib.retraining.gate import (
     gather_evidence,
     reference_patches,
 )
+from lib.retraining.matching import MOST_BY_CHANCE, chance_of_mixed_labels
 from lib.retraining.opened_cases import doubtful, open_cases, validation_patches
 from lib.retraining.progress import DONE, FAILED, KEEPING, RUNNING, Progress, ProgressFile, bar
 from lib.retraining.rehearsal import rehearsing
@@ -153,13 +154,22 @@ class _Retraining:
 
         plan = plan_for(self.settings.training, card.variant, self.device)
         plan = replace(plan, has_rehearsal=before.reference.mean >= LEAST_REFERENCE)
+        known = tuned_state(network)
         self._train(network, split, served, plan)
-        put_state(network, as_stored(tuned_state(network), self.settings.training.store_half))
+        learned = as_stored(tuned_state(network), self.settings.training.store_half)
+        put_state(network, learned)
         self.tell(sentence="measuring the new version")
         after = gather_evidence(network, patches, reference, True, strangers)
         training = self.settings.training
         limits = Limits(training.publish_margin, training.max_label_drop, training.trust_labels)
-        decision = decide(before, after, limits, is_thin=split.is_thin)
+
+        def do_labels_belong() -> bool:
+            put_state(network, known)
+            belongs = self._do_labels_belong(network, split, card)
+            put_state(network, learned)
+            return belongs
+
+        decision = decide(before, after, limits, split.is_thin, do_labels_belong)
         on_decision(decision)
         self.tell(sentence=KEEPING)
         name = self._keep(served, network, decision, before, after)
@@ -222,6 +232,22 @@ class _Retraining:
         if len(measured) > 1:
             return []
         return validation_patches(self._store([c for c in split.training if c not in measured], card, augmented=False))
+
+    def _do_labels_belong(self, network: Sam3D, split: Split, card: Card) -> bool:
+        """Whether the labels suit their own images better than others', for the version that was served."""
+        self.tell(sentence="asking whether labels belong to their images")
+        cases = [*split.training, *split.validation]
+        chance = chance_of_mixed_labels(
+            network, self._store(cases, card, augmented=False), cases, card.has_background_clicks
+        )
+        if chance is None:
+            return False
+        self.notes.append(
+            f"of all ways to give the labels to the images, {chance:.1%} suit the served version as well as the "
+            "submitted one"
+        )
+        self._say(self.notes[-1])
+        return chance <= MOST_BY_CHANCE
 
     def _store(self, ids: Sequence[str], card: Card, augmented: bool) -> CaseStore:
         return open_cases(self.settings, [case for case in self.cases if case.id in set(ids)], card, augmented)
