@@ -26,7 +26,7 @@ FEWEST_CASES, MOST_CASES = 4, 8
 # A second click tells right from wrong images best: the first is often not enough on either, and with many even a
 # wrong image gets its mask.
 N_CLICKS = 2
-MOST_PATCHES = 96
+MOST_PATCHES = 200
 RESAMPLED = 2000
 
 
