@@ -589,8 +589,8 @@ def test_an_object_too_large_for_the_patch_is_seen_from_farther_away():
 def test_zooms_are_compared_at_the_first_click_and_never_again(monkeypatch):
     """And two clicks on two objects, or one click in two volumes, are two comparisons."""
     compared = []
-    real = predictor_module.chosen_zoom
-    monkeypatch.setattr(predictor_module, "chosen_zoom", lambda *given: compared.append(1) or real(*given))
+    real = predictor_module.most_agreed
+    monkeypatch.setattr(predictor_module, "most_agreed", lambda *given: compared.append(1) or real(*given))
     papers = card_of(SMALL, has_background_clicks=True, zooms=(1.0, 2.0))
     predictor = Predictor(Threshold(), papers, settings_with(max_patches=64), torch.device("cpu"))
     volume, click = bar()[0], [100, 20, 20]

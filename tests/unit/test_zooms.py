@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lib.interactive.zooms import agreement_of, agreements, chosen_zoom, most_agreed
+from lib.interactive.zooms import agreement_of, most_agreed
 
 SIZE = 32
 
@@ -43,30 +43,9 @@ def test_the_zooms_that_others_agree_with_are_chosen(monkeypatch, radii_mm, agre
     monkeypatch.setattr("lib.interactive.zooms.NEARLY", 0.1)  # balls of voxels differ a little from zoom to zoom
     spacings_mm = (1.0, 2.0, 4.0)
     margins = [ball(radius, spacing) for radius, spacing in zip(radii_mm, spacings_mm, strict=True)]
-    assert most_agreed(agreements(margins, spacings_mm)) == agreed
+    assert most_agreed(margins, spacings_mm) == agreed
 
 
 def test_two_zooms_agree_with_each_other_equally():
-    assert most_agreed(agreements([ball(4, 1.0), ball(20, 2.0)], (1.0, 2.0))) == [0, 1]
-    assert most_agreed(agreements([ball(4, 1.0)], (1.0,))) == [0]
-
-
-@pytest.mark.parametrize(
-    ("radii_mm", "held", "chosen"),
-    [
-        ((8, 10, 10), [0, 1, 2], 0),  # middle and far agree, near sees nearly the same, and sees it best
-        ((8, 10, 10), [1, 2], 1),  # near, it is cut off by the patch
-        ((8, 10, 10), [2], 1),  # the middle agrees most, wherever it ends
-        ((-1, 10, 10), [1, 2], 1),  # of two that agree alike, the finest that holds it
-        ((-1, 10, 10), [2], 2),
-        ((-1, 10, 10), [], 2),
-        ((4, 10, 10), [0, 1, 2], 1),  # near sees something else, with a Dice of 2 * 64 / (64 + 1000)
-        ((6, 6, 30), [0, 1], 0),
-        ((6, -1, -1), [0], 0),
-        ((-1, -1, 30), [2], 2),
-    ],
-)
-def test_of_zooms_that_see_the_same_the_finest_that_holds_it_answers(radii_mm, held, chosen):
-    spacings_mm = (1.0, 2.0, 4.0)
-    margins = [ball(radius, spacing) for radius, spacing in zip(radii_mm, spacings_mm, strict=True)]
-    assert chosen_zoom(margins, spacings_mm, held.__contains__) == chosen
+    assert most_agreed([ball(4, 1.0), ball(20, 2.0)], (1.0, 2.0)) == [0, 1]
+    assert most_agreed([ball(4, 1.0)], (1.0,)) == [0]

@@ -29,9 +29,9 @@ from lib.interactive.contract import FARTHEST_SIGHT, honour_clicks
 from lib.interactive.embedding_folder import EmbeddingFolder
 from lib.interactive.label_maps import NOWHERE, nearest_logit_wins, placed, voxels_inside, within
 from lib.interactive.local_update import locally_updated
-from lib.interactive.patches import blend, grids_over, is_covered, neighbours, opens_patch, reaches_border, tapered
+from lib.interactive.patches import blend, finest_that_holds, grids_over, is_covered, neighbours, opens_patch, tapered
 from lib.interactive.prompts import ClickRequest, Prompt
-from lib.interactive.zooms import chosen_zoom
+from lib.interactive.zooms import most_agreed
 from lib.network.devices import device_named
 from lib.network.fast.choice import for_clicks
 from lib.network.precision import operand_type
@@ -196,8 +196,9 @@ class Predictor:
             return blend(parts, volume, prompt.foreground)
 
     def _fitting(self, volume: Volume, click: NDArray[np.int64], report: Report) -> PatchGrid:
-        """The patch around a click at the zoom that suits the object there (lib.interactive.zooms). Corrections do not
-        change it, for they would change the mask everywhere."""
+        """The patch around a click at the zoom that suits the object there: the one whose answer others agree with; of
+        several such, the finest that the object ends in, or the coarsest. Corrections do not change it, for they would
+        change the mask everywhere."""
         size = self._network.settings.patch_size
         grids = [PatchGrid.around(volume.affine, click, size, self.card.spacing_mm * zoom) for zoom in self.card.zooms]
         if len(grids) == 1:
@@ -206,9 +207,8 @@ class Predictor:
         def choose() -> int:
             alone = Prompt(click[None], np.ones(1, np.int64))
             margins = [self._answer(volume, grid, alone, NO_POINTS, report) for grid in grids]
-            return chosen_zoom(
-                margins, self.card.zooms, lambda number: not reaches_border(grids[number], margins[number], volume)
-            )
+            agreed = most_agreed(margins, self.card.zooms)
+            return agreed[finest_that_holds(((grids[number], margins[number]) for number in agreed), volume)]
 
         # A later click brings the first one along, and comparing zooms takes longer than all else around the network.
         return grids[self._zooms.get((volume.key, click.tobytes()), choose)]
