@@ -49,7 +49,7 @@ STRATEGIES = ("random", "first", *METHODS)
 # Patches of so many voxels a side, so many mm apart, so that two cores do in an hour what the question needs.
 PATCH_SIZE, SPACING_MM = 32, 2.0
 # Synthetic patches that make the demo model fit for these, before anything is labelled; then steps at each budget.
-FITTING_STEPS, STEPS = 120, 20
+FITTING_STEPS, STEPS = 120, 60
 LEARNING_RATE = 8e-4
 # Budgets before which all cases are scored again by the network as it is then; in between, the last scores count.
 SCORED_AT = (1, 8)
