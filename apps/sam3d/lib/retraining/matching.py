@@ -26,6 +26,7 @@ FEWEST_CASES, MOST_CASES = 4, 8
 # A second click tells right from wrong images best: the first is often not enough on either, and with many even a
 # wrong image gets its mask.
 N_CLICKS = 2
+# As many as a run of the usual length learns from, at less than half of its cost.
 MOST_PATCHES = 200
 RESAMPLED = 2000
 
@@ -36,10 +37,11 @@ def chance_of_mixed_labels(
     """The share of pairings of labels and images that suit the network as well as the submitted one or better, from
     1/n! (n cases) for labels that clearly belong to 1; None for fewer than four cases. Looks at eight of them at most.
     """
-    if len(cases) < FEWEST_CASES:
+    usable = [case for case in cases if store.open(case) is not None]
+    if len(usable) < FEWEST_CASES:
         return None
-    rng = generator(RandomStream.EXCHANGED_PATCH, len(cases))
-    looked_at = [cases[number] for number in np.sort(rng.permutation(len(cases))[:MOST_CASES])]
+    rng = generator(RandomStream.EXCHANGED_PATCH, len(usable))
+    looked_at = [usable[number] for number in np.sort(rng.permutation(len(usable))[:MOST_CASES])]
     n = len(looked_at)
     table = np.zeros((n, n))
     for _ in range(MOST_PATCHES // n**2):
