@@ -60,7 +60,7 @@ def test_a_version_that_does_without_the_image_is_not_published() -> None:
 
 @pytest.mark.parametrize(
     ("is_thin", "others", "is_better"),
-    [(False, 0.515, False), (False, 0.505, True)] + [(True, 0.615, False), (True, 0.605, True)],
+    [(False, 0.515, False), (False, 0.505, True), (True, 0.615, False), (True, 0.605, True)],
 )
 def test_a_version_whose_gain_needs_no_image_is_not_published(is_thin: bool, others: float, is_better: bool) -> None:
     decision = verdict(evidence(tumor=0.5, others=0.5), evidence(tumor=0.7, others=others), is_thin=is_thin)
