@@ -15,8 +15,7 @@ import torch
 from lib.errors import TrainingError
 from lib.learning.splits import SplitFile
 from lib.learning.training import ClickPlan
-from lib.network.deltas import put_state, tuned_state
-from lib.network.sam3d import Sam3D
+from lib.network.deltas import tuned_state
 from lib.network.weights import load_weights, save_weights
 from lib.retraining import finetuning
 from lib.retraining import retrain as retrain_module
@@ -297,24 +296,6 @@ def test_the_log_shows_a_bar_per_epoch(tmp_path: Path, caplog: pytest.LogCapture
         "epoch   1 of 2 [##########----------]",
         "epoch   2 of 2 [####################]",
     ]
-
-
-@pytest.mark.parametrize(("n_cases", "moved"), [(3, 0.5), (5, 1.0)])
-def test_half_of_what_was_learned_is_kept_where_no_case_is(
-    n_cases: int, moved: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    publish_all(monkeypatch)
-
-    def learn(_team: object, _job: object, network: Sam3D, _on_epoch: object) -> None:
-        put_state(network, {name: tensor + 1.0 for name, tensor in tuned_state(network).items()})
-
-    monkeypatch.setattr(retrain_module, "train_member", learn)
-    settings = small_settings(tmp_path)
-    before = tuned_state(open_served(settings).network)
-    retrain(settings, ball_cases(tmp_path / "studies", n_cases))
-    after = tuned_state(open_served(settings).network)
-    for name, tensor in before.items():
-        torch.testing.assert_close(after[name], tensor + moved, msg=name)
 
 
 @pytest.fixture(scope="module")

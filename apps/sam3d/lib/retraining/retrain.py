@@ -32,7 +32,6 @@ from lib.network.deltas import as_stored, put_state, tuned_state
 from lib.network.devices import device_named
 from lib.network.sam3d import Sam3D
 from lib.network.weights import Card
-from lib.retraining.averaging import halfway
 from lib.retraining.finetuning import FinetuningPlan, finetune, plan_for
 from lib.retraining.gate import (
     LEAST_REFERENCE,
@@ -157,10 +156,7 @@ class _Retraining:
         plan = replace(plan, has_rehearsal=before.reference.mean >= LEAST_REFERENCE)
         known = tuned_state(network)
         self._train(network, split, served, plan)
-        learned = tuned_state(network)
-        if split.is_thin:
-            learned = halfway(known, learned)
-        learned = as_stored(learned, self.settings.training.store_half)
+        learned = as_stored(tuned_state(network), self.settings.training.store_half)
         put_state(network, learned)
         self.tell(sentence="measuring the new version")
         after = gather_evidence(network, patches, reference, True, strangers)
