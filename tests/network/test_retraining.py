@@ -21,7 +21,7 @@ from lib.retraining import finetuning
 from lib.retraining import retrain as retrain_module
 from lib.retraining.finetuning import FinetuningPlan, finetune
 from lib.retraining.gate import Decision, Evidence
-from lib.retraining.matching import MOST_BY_CHANCE, chance_of_mixed_labels
+from lib.retraining.matching import Matching, match
 from lib.retraining.opened_cases import open_cases, validation_patches
 from lib.retraining.progress import DONE, FAILED, ProgressFile
 from lib.retraining.retrain import retrain
@@ -327,17 +327,18 @@ LABELS = {
 def test_labels_that_were_mixed_up_suit_their_images_no_better_than_others(knowing: Path, tmp_path: Path) -> None:
     network, card = load_weights(knowing)
     settings = small_settings(tmp_path)
-    chances: dict[str, float] = {}
+    found: dict[str, Matching] = {}
     for kind in ("true", "shuffled"):
         cases = [write_case(tmp_path / kind, f"c{n}", t, LABELS[kind][n], seed=50 + n) for n, t in enumerate(TRUTHS)]
         store = open_cases(settings, cases, card, augmented=False)
-        found = chance_of_mixed_labels(network.eval(), store, [case.id for case in cases], True)
-        assert found is not None
-        chances[kind] = found
-    print(chances)
-    assert chances["true"] < 0.01
-    assert chances["shuffled"] > MOST_BY_CHANCE
-    assert chance_of_mixed_labels(network, store, ["c0", "c1", "c2"], True) is None
+        found[kind] = match(network.eval(), store, [case.id for case in cases], True)
+    print(found)
+    assert found["true"].share < 0.01
+    assert found["true"].do_labels_belong
+    assert not found["shuffled"].do_labels_belong
+    # Three labels, all of them wrong; and one, which has nothing to be mixed up with.
+    assert match(network, store, ["c0", "c1", "c2"], True).n_cases == 3
+    assert match(network, store, ["c0"], True) == Matching(1.0, 1)
 
 
 def outcome(kind: str, base: Path, folder: Path) -> tuple[str, Settings]:

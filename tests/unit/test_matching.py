@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lib.retraining.matching import MOST_BY_CHANCE, chance_of
+from lib.retraining.matching import MOST_BY_CHANCE, Matching, chance_of
 
 
 @pytest.mark.parametrize(("n", "ways"), [(4, 24), (5, 120)])
@@ -30,3 +30,19 @@ def test_labels_mixed_up_at_random_seem_to_belong_no_more_often_than_said() -> N
     rng = np.random.default_rng(6)
     chances = [chance_of(rng.random((6, 6))) for _ in range(200)]
     assert 0.01 < np.mean([chance <= MOST_BY_CHANCE for chance in chances]) < 0.1
+
+
+@pytest.mark.parametrize(
+    ("table", "do_belong"),
+    [
+        (np.eye(1), False),  # nothing to tell it from
+        (np.eye(2), True),
+        (1 - np.eye(2), False),
+        (np.eye(3), True),
+        (np.eye(3) + 2 * np.roll(np.eye(3), 1, axis=0), False),  # one other way of six is better
+        (np.eye(4), True),
+        (np.eye(4)[[1, 0, 2, 3]], False),  # two labels in each other's place: the right way is better
+    ],
+)
+def test_few_labels_belong_where_no_other_way_is_as_good(table: np.ndarray, do_belong: bool) -> None:
+    assert Matching(chance_of(table), len(table)).do_labels_belong is do_belong

@@ -9,6 +9,8 @@ Parametric and Bootstrap Tests of Hypotheses, 2005), which needs no assumption b
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from math import factorial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,10 +21,10 @@ from lib.network.sam3d import Sam3D
 from lib.random_streams import RandomStream, generator
 from lib.retraining.gate import Patch, measure
 
-# Of the ways to give labels to images, at most so many may be as good as the submitted one. Three labels have six ways,
-# too few to tell.
+# Of the ways to give labels to images, at most so many may be as good as the submitted one; of the two or six ways of
+# two or three labels, no other.
 MOST_BY_CHANCE = 0.05
-FEWEST_CASES, MOST_CASES = 4, 8
+MOST_CASES = 8
 # A second click tells right from wrong images best: the first is often not enough on either, and with many even a
 # wrong image gets its mask.
 N_CLICKS = 2
@@ -31,15 +33,22 @@ MOST_PATCHES = 200
 RESAMPLED = 2000
 
 
-def chance_of_mixed_labels(
-    network: Sam3D, store: CaseStore, cases: Sequence[str], has_background_clicks: bool
-) -> float | None:
-    """The share of pairings of labels and images that suit the network as well as the submitted one or better, from
-    1/n! (n cases) for labels that clearly belong to 1; None for fewer than four cases. Looks at eight of them at most.
-    """
+@dataclass(frozen=True)
+class Matching:
+    """How many of the pairings of labels and images suit a network as well as the submitted one or better: a share,
+    from 1/n! for labels of n images that clearly belong to them, to 1."""
+
+    share: float
+    n_cases: int
+
+    @property
+    def do_labels_belong(self) -> bool:
+        return self.n_cases > 1 and self.share <= max(MOST_BY_CHANCE, 1.01 / factorial(self.n_cases))
+
+
+def match(network: Sam3D, store: CaseStore, cases: Sequence[str], has_background_clicks: bool) -> Matching:
+    """Hold the labels of the cases, of eight at most, against each other's images."""
     usable = [case for case in cases if store.open(case) is not None]
-    if len(usable) < FEWEST_CASES:
-        return None
     rng = generator(RandomStream.EXCHANGED_PATCH, len(usable))
     looked_at = [usable[number] for number in np.sort(rng.permutation(len(usable))[:MOST_CASES])]
     n = len(looked_at)
@@ -49,12 +58,14 @@ def chance_of_mixed_labels(
             patches = [Patch(each.patch, each.target, each.label, each.case) for each in samples]
             scores = measure(network, patches, has_background_clicks, N_CLICKS)
             table[row] += [found.dices[-1] for found in scores.patches]
-    return chance_of(table)
+    return Matching(chance_of(table), n)
 
 
 def chance_of(table: NDArray[np.float64]) -> float:
     """The p-value of the pairing of row i with column i of a table (n, n) against all others, by their sums."""
     n = len(table)
+    if n < 2:
+        return 1.0
     found = permutation_test(
         (np.arange(n),),
         lambda order: table[np.arange(n), order].sum(),

@@ -44,7 +44,7 @@ from lib.retraining.gate import (
     gather_evidence,
     reference_patches,
 )
-from lib.retraining.matching import MOST_BY_CHANCE, chance_of_mixed_labels
+from lib.retraining.matching import match
 from lib.retraining.opened_cases import doubtful, open_cases, validation_patches
 from lib.retraining.progress import DONE, FAILED, KEEPING, RUNNING, Progress, ProgressFile, bar
 from lib.retraining.rehearsal import rehearsing
@@ -237,17 +237,13 @@ class _Retraining:
         """Whether the labels suit their own images better than others', for the version that was served."""
         self.tell(sentence="asking whether labels belong to their images")
         cases = [*split.training, *split.validation]
-        chance = chance_of_mixed_labels(
-            network, self._store(cases, card, augmented=False), cases, card.has_background_clicks
-        )
-        if chance is None:
-            return False
+        matching = match(network, self._store(cases, card, augmented=False), cases, card.has_background_clicks)
         self.notes.append(
-            f"of all ways to give the labels to the images, {chance:.1%} suit the served version as well as the "
-            "submitted one"
+            f"of all ways to give the labels to the images, {matching.share:.1%} suit the served version as well as "
+            "the submitted one"
         )
         self._say(self.notes[-1])
-        return chance <= MOST_BY_CHANCE
+        return matching.do_labels_belong
 
     def _store(self, ids: Sequence[str], card: Card, augmented: bool) -> CaseStore:
         return open_cases(self.settings, [case for case in self.cases if case.id in set(ids)], card, augmented)
