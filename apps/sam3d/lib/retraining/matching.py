@@ -43,7 +43,8 @@ class Matching:
 
     @property
     def do_labels_belong(self) -> bool:
-        return self.n_cases > 1 and self.share <= max(MOST_BY_CHANCE, 1.01 / factorial(self.n_cases))
+        """A label all alone has no other to be mixed up with."""
+        return self.n_cases < 2 or self.share <= max(MOST_BY_CHANCE, 1.01 / factorial(self.n_cases))
 
 
 def match(network: Sam3D, store: CaseStore, cases: Sequence[str], has_background_clicks: bool) -> Matching:
