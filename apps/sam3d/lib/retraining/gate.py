@@ -34,8 +34,8 @@ LEAST_REFERENCE = 0.4
 LEAST_NEED = 0.03
 # What a version may gain on exchanged images before it is asked whether the labels belong to theirs. Learning from good
 # labels, versions lost there 1.2 to 1.7 times what they gained, or gained as much where objects are large and round;
-# from shuffled ones, they gained 0.4 to 1.9 times. Where the evidence is thin nearly nobody can be asked, and it may be
-# half.
+# from shuffled ones, they gained 0.4 to 1.9 times. Where the evidence is thin the answer tells little, and it may be
+# half of the gain more.
 NOISE, MOST_IF_THIN = 0.01, 0.5
 
 CLICK_SEED = 20

@@ -54,7 +54,8 @@ def match(network: Sam3D, store: CaseStore, cases: Sequence[str], has_background
     looked_at = [usable[number] for number in np.sort(rng.permutation(len(usable))[:MOST_CASES])]
     n = len(looked_at)
     table = np.zeros((n, n))
-    for _ in range(MOST_PATCHES // n**2):
+    # A label all alone is not looked at: it has one way only.
+    for _ in range(MOST_PATCHES // n**2 if n > 1 else 0):
         for row, samples in enumerate(store.exchanged(looked_at, rng, MEASURED)):
             patches = [Patch(each.patch, each.target, each.label, each.case) for each in samples]
             scores = measure(network, patches, has_background_clicks, N_CLICKS)

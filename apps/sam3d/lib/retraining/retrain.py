@@ -155,7 +155,7 @@ class _Retraining:
         plan = plan_for(self.settings.training, card.variant, self.device)
         plan = replace(plan, has_rehearsal=before.reference.mean >= LEAST_REFERENCE)
         known = tuned_state(network)
-        self._train(network, split, served, plan)
+        self._train(network, known, split, served, plan)
         learned = as_stored(tuned_state(network), self.settings.training.store_half)
         put_state(network, learned)
         self.tell(sentence="measuring the new version")
@@ -248,9 +248,10 @@ class _Retraining:
     def _store(self, ids: Sequence[str], card: Card, augmented: bool) -> CaseStore:
         return open_cases(self.settings, [case for case in self.cases if case.id in set(ids)], card, augmented)
 
-    def _train(self, network: Sam3D, split: Split, served: Served, plan: FinetuningPlan) -> None:
-        """Train in place; where memory runs out, once more from the start with a smaller plan."""
-        state = tuned_state(network)
+    def _train(
+        self, network: Sam3D, known: dict[str, Tensor], split: Split, served: Served, plan: FinetuningPlan
+    ) -> None:
+        """Train in place; where memory runs out, once more from what was `known` with a smaller plan."""
         try:
             return self._attempt(network, split, served, plan)
         except (MemoryError, RuntimeError) as error:
@@ -267,7 +268,7 @@ class _Retraining:
         plan, how = smaller
         self.notes.append(f"memory ran out ({reason}), so the run began again with less of it, {how}")
         self._say(self.notes[-1])
-        put_state(network, state)
+        put_state(network, known)
         self.losses.clear()
         self._attempt(network, split, served, plan)
 
