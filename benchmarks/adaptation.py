@@ -2,6 +2,7 @@
 
     python benchmarks/adaptation.py                                    # 4 phantoms of a new family; 6 unseen ones
     python benchmarks/adaptation.py --data DIR --train 8               # the first 8 of a folder; all others unseen
+    python benchmarks/adaptation.py --data DIR --train 8 --reverse     # the last 8 of a folder; all others unseen
     python benchmarks/adaptation.py --labels shuffled                  # or inverted, empty: nothing may be published
 
 Prints one line of JSON: Dice at 1, 3 and 5 clicks per unseen case before and after, the gate's sentence, time and
@@ -22,6 +23,7 @@ from support.report import report
 from support.server import serving
 
 MARKS = (1, 3, 5)
+PHANTOMS = 6
 KINDS = ("true", "shuffled", "inverted", "empty")
 
 
@@ -29,7 +31,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder of *_image.nii.gz and *_label.nii.gz")
     parser.add_argument("--train", type=int, default=4, help="cases to annotate (4)")
-    parser.add_argument("--unseen", type=int, default=6, help="unseen cases, at most (6 phantoms, all of --data)")
+    parser.add_argument("--reverse", action="store_true", help="annotate the last cases, not the first")
+    parser.add_argument("--unseen", type=int, help="unseen cases, at most (6 phantoms, all of --data)")
     parser.add_argument("--labels", choices=KINDS, default="true", help="what is submitted as labels")
     parser.add_argument("--every", type=float, default=5.0, help="seconds between clicks while it trains")
     parser.add_argument(
@@ -51,8 +54,10 @@ def measure(args: argparse.Namespace, folder: Path) -> None:
     studies, truths = folder / "studies", folder / "truths"
     for path in (studies, truths):
         path.mkdir()
-    cases = paired(args.data, studies, truths) if args.data else new_family(args.train + args.unseen, studies, truths)
-    annotated, unseen = cases[: args.train], cases[args.train :]
+    wanted = args.train + (args.unseen or PHANTOMS)
+    cases = paired(args.data, studies, truths) if args.data else new_family(wanted, studies, truths)
+    cases = cases[::-1] if args.reverse else cases
+    annotated, unseen = cases[: args.train], cases[args.train :][: args.unseen]
     with serving(folder, studies, dict(args.conf)) as client:
         before = {case.name: client.dices(case) for case in unseen}
         for case, label in zip(annotated, poisoned(annotated, args.labels, folder), strict=True):

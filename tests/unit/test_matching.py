@@ -46,3 +46,8 @@ def test_labels_mixed_up_at_random_seem_to_belong_no_more_often_than_said() -> N
 )
 def test_few_labels_belong_where_no_other_way_is_as_good(table: np.ndarray, do_belong: bool) -> None:
     assert Matching(chance_of(table), len(table)).do_labels_belong is do_belong
+
+
+def test_what_is_said_of_a_label_all_alone_is_no_figure() -> None:
+    assert "alone" in str(Matching(1.0, 1))
+    assert "2.5% suit" in str(Matching(0.025, 8))

@@ -46,6 +46,14 @@ class Matching:
         """A label all alone has no other to be mixed up with."""
         return self.n_cases < 2 or self.share <= max(MOST_BY_CHANCE, 1.01 / factorial(self.n_cases))
 
+    def __str__(self) -> str:
+        if self.n_cases < 2:
+            return "a label all alone cannot have been mixed up with another"
+        return (
+            f"of all ways to give the labels to the images, {self.share:.1%} suit the served version as well as the "
+            "submitted one"
+        )
+
 
 def match(network: Sam3D, store: CaseStore, cases: Sequence[str], has_background_clicks: bool) -> Matching:
     """Hold the labels of the cases, of eight at most, against each other's images."""

@@ -238,10 +238,7 @@ class _Retraining:
         self.tell(sentence="asking whether labels belong to their images")
         cases = [*split.training, *split.validation]
         matching = match(network, self._store(cases, card, augmented=False), cases, card.has_background_clicks)
-        self.notes.append(
-            f"of all ways to give the labels to the images, {matching.share:.1%} suit the served version as well as "
-            "the submitted one"
-        )
+        self.notes.append(str(matching))
         self._say(self.notes[-1])
         return matching.do_labels_belong
 
