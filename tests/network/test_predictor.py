@@ -586,6 +586,28 @@ def test_an_object_too_large_for_the_patch_is_seen_from_farther_away():
     assert is_found(again, cube)
 
 
+@pytest.mark.parametrize("voxel_mm", [(0.5, 0.5, 0.5), (-0.4, 0.6, 2.0)], ids=["isotropic", "flipped, anisotropic"])
+def test_a_small_object_is_seen_from_nearer_than_the_weights_spacing(voxel_mm):
+    """A cube of 6 mm, which both zooms see: of equals the finest counts. The automatic mode stays at the spacing."""
+    shape = tuple(int(48 / abs(step)) for step in voxel_mm)
+    array = np.full(shape, -100, np.int16)
+    around = [np.abs((np.arange(n) - n // 2) * step) <= 3.01 for n, step in zip(shape, voxel_mm, strict=True)]
+    cube = around[0][:, None, None] & around[1][None, :, None] & around[2][None, None, :]
+    array[cube] = 200
+    volume = make_volume(array, np.diag([*voxel_mm, 1.0]))
+    papers = card_of(SMALL, has_background_clicks=True, zooms=(0.5, 1.0))
+    predictor = Predictor(Threshold(), papers, settings_with(max_patches=1), torch.device("cpu"))
+    answer = ask(predictor, volume, lesion=[[n // 2 for n in shape]])
+    found = answer.label_map == 1
+    assert answer.report.n_encoded == 2
+    assert 2 * np.count_nonzero(found & cube) / (found.sum() + cube.sum()) > 0.95
+    chosen = predictor._fitting(volume, np.array([n // 2 for n in shape]), answer.report)
+    assert chosen.spacing_mm == 0.5
+    alone = Predictor(Threshold(), replace(papers, zooms=(1.0,)), predictor.settings, torch.device("cpu"))
+    counts = [each.segment_automatically(volume).report.n_encoded for each in (predictor, alone)]
+    assert counts[0] == counts[1] == 8
+
+
 def test_zooms_are_compared_at_the_first_click_and_never_again(monkeypatch):
     """And two clicks on two objects, or one click in two volumes, are two comparisons."""
     compared = []

@@ -201,7 +201,9 @@ def test_a_damaged_card_is_refused(saved, text, message):
     [
         ({"network": {"depth": "4"}}, "small.json says depth is '4', which it cannot be"),
         ({"network": {"embed_dim": -1}}, "says embed_dim is '-1'"),
-        ({"zooms": [2.0, 1.0]}, r"says zooms are \[2.0, 1.0\], but they ascend from 1"),
+        ({"zooms": [2.0, 1.0]}, r"says zooms are \[2.0, 1.0\], but they must ascend and have 1 among them"),
+        ({"zooms": [0.5, 2.0]}, r"says zooms are \[0.5, 2.0\]"),
+        ({"zooms": [0.0, 1.0]}, r"says zooms are \[0.0, 1.0\]"),
         ({"zooms": []}, r"says zooms are \[\]"),
         ({"zooms": 2.0}, "is not a complete model card: .*float.* not iterable"),
         ({"network": {"click_unet": ["wide"]}}, "is not a complete model card: invalid literal"),

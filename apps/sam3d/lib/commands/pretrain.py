@@ -49,7 +49,7 @@ def add_options(options: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[1.0, 2.0, 4.0],
         metavar="X",
-        help="times that, for what is larger (1 2 4; published: 1)",
+        help="times that, for what is smaller or larger, 1 among them (1 2 4; published: 1)",
     )
     options.add_argument("--weights-version", default="1", metavar="TEXT", help="what the card calls the weights (1)")
     options.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto", help="(auto)")
@@ -66,7 +66,10 @@ def add_options(options: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """train a network on a data set or on synthetic patches, or go on where that was interrupted"""
+    from lib.network.weights import checked_zooms
+
     set_threads(args.threads)
+    args.zooms = checked_zooms(args.zooms, "--zooms")
     return _pretrain_on_patches(args) if args.synthetic else _pretrain_on_dataset(args)
 
 
@@ -86,7 +89,7 @@ def _pretrain_on_dataset(args: argparse.Namespace) -> int:
         **{name: getattr(args, name) for name in ("splits", "preset", "tune", "steps", "batch", "learning_rate")},
         **{name: getattr(args, name) for name in ("rounds", "seed", "spacing_mm", "device", "cache_gib")},
         dataset=dataset_of(args),
-        zooms=tuple(args.zooms),
+        zooms=args.zooms,
         has_bfloat16=has_bfloat16_operands(args),
         is_checkpointed=args.activation_checkpointing == "on"
         or (args.activation_checkpointing == "auto" and args.variant != "tiny"),
@@ -127,7 +130,7 @@ def _pretrain_on_patches(args: argparse.Namespace) -> int:
         network=VARIANTS[args.variant],
         intensity=PRESETS["ct"],
         spacing_mm=args.spacing_mm,
-        zooms=tuple(args.zooms),
+        zooms=args.zooms,
         version=args.weights_version,
         is_trained=True,
         has_background_clicks=True,

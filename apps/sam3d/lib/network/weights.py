@@ -70,7 +70,7 @@ class Card:
     network: NetworkSettings
     intensity: Intensity
     spacing_mm: float
-    # How many times as far apart samples may lie where an object does not fit in a patch, ascending.
+    # How many times as far apart samples may lie where spacing_mm does not suit a clicked object; ascending, with 1.
     zooms: tuple[float, ...] = (1.0,)
     # Whether patches coarser than the voxels average them (ours) or pick single ones (the published recipe).
     has_antialiasing: bool = True
@@ -100,7 +100,7 @@ class Card:
                 if name in network:
                     network[name] = tuple(int(value) for value in network[name])
             if "zooms" in known:
-                known["zooms"] = _zooms(known["zooms"], source)
+                known["zooms"] = checked_zooms(known["zooms"], source)
             card = cls(
                 network=NetworkSettings(**network),
                 intensity=Intensity(**known.pop("intensity")),
@@ -113,11 +113,12 @@ class Card:
         return card
 
 
-def _zooms(values: Any, source: str) -> tuple[float, ...]:
-    """Raises WeightsError unless these are ascending numbers from 1 on."""
+def checked_zooms(values: Iterable[float], source: str) -> tuple[float, ...]:
+    """The numbers that a card may have as zooms. Raises WeightsError unless they ascend and have 1 among them."""
     zooms = tuple(float(value) for value in values)
-    if not zooms or zooms[0] != 1.0 or any(low >= high for low, high in pairwise(zooms)) or not zooms[-1] < 100:
-        raise WeightsError(f"{source} says zooms are {list(values)}, but they ascend from 1: fetch the card again")
+    is_ascending = all(low < high for low, high in pairwise(zooms))
+    if 1.0 not in zooms or not is_ascending or not 0.01 < zooms[0] <= zooms[-1] < 100:
+        raise WeightsError(f"{source} says zooms are {list(zooms)}, but they must ascend and have 1 among them")
     return zooms
 
 
