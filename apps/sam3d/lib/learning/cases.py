@@ -206,10 +206,11 @@ class CaseStore:
         return voxel, grid.shifted(rng.integers(-reach, reach + 1, size=3))
 
     def _zoomed(self, prepared: PreparedCase, region: Region, voxel: Index, rng: np.random.Generator) -> PatchGrid:
-        """The patch around a voxel at the zoom at which a click there would be answered, or at any."""
+        """The patch around a voxel at the zoom at which a click there would be answered, or at any from 1 on."""
         grids = self._grids(prepared, voxel)
         if len(grids) > 1 and rng.random() < OTHER_ZOOM_SHARE:
-            return grids[int(rng.integers(len(grids)))]
+            outward = grids[-len(self._card.outward_zooms) :]
+            return outward[int(rng.integers(len(outward)))]
         return self._fitting(prepared, region, grids)
 
     def _middle(self, prepared: PreparedCase, region: Region, voxel: Index) -> Index:

@@ -84,6 +84,12 @@ class Card:
     parent_sha256: str | None = None
     sha256: str = ""
 
+    @property
+    def outward_zooms(self) -> tuple[float, ...]:
+        """Those from 1 on. Finer ones are for small objects that are clicked on: whatever is larger fills their patch,
+        and they would cover a volume with many times the patches."""
+        return tuple(zoom for zoom in self.zooms if zoom >= 1)
+
     def as_json(self) -> dict[str, Any]:
         return {"format": CARD_FORMAT, **asdict(self)}
 

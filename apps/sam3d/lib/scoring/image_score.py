@@ -87,9 +87,9 @@ def score_volume(
 
 def cover(volume: Volume, card: Card, max_patches: int) -> list[PatchGrid]:
     """The patches that cover the volume at the finest of the weights' zooms, from 1 on, that needs no more than
-    `max_patches`; of more at the coarsest zoom, as many, evenly spread. Finer ones are for what is clicked on."""
+    `max_patches`; of more at the coarsest zoom, as many, evenly spread."""
     grids: list[PatchGrid] = []
-    for zoom in (zoom for zoom in card.zooms if zoom >= 1):
+    for zoom in card.outward_zooms:
         grids = list(grids_over(volume, card.network.patch_size, card.spacing_mm * zoom))
         if len(grids) <= max_patches:
             return grids
