@@ -76,7 +76,8 @@ def test_a_score_costs_no_more_than_one_and_a_half_passes_of_the_encoder(shape: 
 
 def test_the_cover_is_at_the_finest_scale_that_few_patches_suffice_for() -> None:
     card = card_of(zooms=(0.5, 1.0, 2.0, 4.0))
-    assert [grid.spacing_mm for grid in cover(volume((32, 32, 32)), card, 8)] == [1.0]
+    for shape in ((32, 32, 32), (12, 12, 12)):  # the latter one patch at 0.5, too, which is for clicks
+        assert [grid.spacing_mm for grid in cover(volume(shape), card, 8)] == [1.0]
     assert {grid.spacing_mm for grid in cover(volume((60, 50, 40)), card, 8)} == {2.0}
     far = cover(volume((300, 300, 300)), card, 5)
     assert len(far) == 5

@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 # How often a patch without the label is looked for before a patch with it is taken instead.
 BACKGROUND_TRIES = 16
-# How often a patch is drawn at any zoom, not at that of a click there: a first click is answered at all of them.
+# How often a patch is drawn at any zoom from 1 on, not at that of a click there: a first click is answered at all.
 OTHER_ZOOM_SHARE = 0.5
 # How often a patch has the object's middle in its own, as the patch of a first click mostly has.
 CENTRED_SHARE = 0.5
@@ -206,11 +206,10 @@ class CaseStore:
         return voxel, grid.shifted(rng.integers(-reach, reach + 1, size=3))
 
     def _zoomed(self, prepared: PreparedCase, region: Region, voxel: Index, rng: np.random.Generator) -> PatchGrid:
-        """The patch around a voxel at the zoom at which a click there would be answered, or at any from 1 on."""
+        """The patch around a voxel at the zoom at which a click there would be answered, or at any."""
         grids = self._grids(prepared, voxel)
         if len(grids) > 1 and rng.random() < OTHER_ZOOM_SHARE:
-            outward = grids[-len(self._card.outward_zooms) :]
-            return outward[int(rng.integers(len(outward)))]
+            return grids[int(rng.integers(len(grids)))]
         return self._fitting(prepared, region, grids)
 
     def _middle(self, prepared: PreparedCase, region: Region, voxel: Index) -> Index:
@@ -223,7 +222,8 @@ class CaseStore:
 
     def _grids(self, prepared: PreparedCase, voxel: Index) -> list[PatchGrid]:
         size, affine = self._card.network.patch_size, prepared.volume.affine
-        return [PatchGrid.around(affine, voxel, size, self._card.spacing_mm * zoom) for zoom in self._card.zooms]
+        spacings_mm = (self._card.spacing_mm * zoom for zoom in self._card.outward_zooms)
+        return [PatchGrid.around(affine, voxel, size, spacing_mm) for spacing_mm in spacings_mm]
 
     def _fitting(self, prepared: PreparedCase, region: Region, grids: Sequence[PatchGrid]) -> PatchGrid:
         return grids[finest_that_holds(((grid, _clicked(region, grid)) for grid in grids), prepared.volume)]

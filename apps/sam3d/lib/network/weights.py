@@ -86,8 +86,8 @@ class Card:
 
     @property
     def outward_zooms(self) -> tuple[float, ...]:
-        """Those from 1 on. Finer ones are for small objects that are clicked on: whatever is larger fills their patch,
-        and they would cover a volume with many times the patches."""
+        """Those from 1 on. Finer ones are for small objects that are clicked on: what is larger fills their patches, of
+        which nothing is learned, and a volume has many times as many of them."""
         return tuple(zoom for zoom in self.zooms if zoom >= 1)
 
     def as_json(self) -> dict[str, Any]:
