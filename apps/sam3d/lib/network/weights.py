@@ -124,7 +124,10 @@ def checked_zooms(values: Iterable[float], source: str) -> tuple[float, ...]:
     zooms = tuple(float(value) for value in values)
     is_ascending = all(low < high for low, high in pairwise(zooms))
     if 1.0 not in zooms or not is_ascending or not 0.01 < zooms[0] <= zooms[-1] < 100:
-        raise WeightsError(f"{source} says zooms are {list(zooms)}, but they must ascend and have 1 among them")
+        raise WeightsError(
+            f"{source} says zooms are {list(zooms)}, but they must ascend and have 1 among them: name others, "
+            "or fetch the card again"
+        )
     return zooms
 
 
