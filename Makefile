@@ -30,7 +30,7 @@ test-fast: setup ## the tests that take seconds and start no server
 	python -m pytest -m "not slow and not app and not e2e and not data and not gpu"
 
 e2e: setup ## the browser specs, with what they measured (installs chromium and orthanc where it may)
-	requirements/browser.sh && python -m pytest tests/e2e
+	requirements/e2e.sh && python -m pytest tests/e2e
 
 demo: setup ## serve the demo studies on 127.0.0.1 (PORT=8000, STUDIES=demo/studies)
 	python apps/sam3d/cli.py demo --studies "$(STUDIES)" --port $(PORT)

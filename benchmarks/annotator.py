@@ -202,7 +202,7 @@ def _fitted(settings: Settings) -> tuple[Sam3D, Card]:
             yield from stream(EVERY * number + EVERY - 1, 1)
 
     finetune(network, synthetic, plan, lambda _: None)
-    return network, replace(card, network=size, spacing_mm=SPACING_MM, zooms=(1.0,), version=f"{card.version}, small")
+    return network, replace(card, network=size, spacing_mm=SPACING_MM, version=f"{card.version}, small")
 
 
 def _nothing(_start: int, _count: int) -> list[Any]:

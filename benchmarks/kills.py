@@ -1,10 +1,11 @@
-"""Twenty SIGKILLs, ten of them in the middle of a publication: does every following click get a whole version?
+"""A hundred SIGKILLs: is every label that was acknowledged still there, and does every click get a whole version?
 
     python benchmarks/kills.py
 
-Ten training processes of a running server are killed at random moments; ten publications, each in a process of its own,
-kill themselves before their first, second, ... operation on a file. After every kill one click is sent. Prints one line
-of JSON; exits with 1 if a click failed or was answered by a version that was never whole.
+A server that stores one label after the other is killed at random moments, and started again; training processes of a
+running server are killed at random moments; publications, each in a process of its own, kill themselves before their
+first, second, ... operation on a file. After every kill one click is sent. Prints one line of JSON; exits with 1 if a
+label was lost, or a click failed or was answered by a version that was never whole.
 """
 
 from __future__ import annotations
@@ -16,26 +17,35 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import nibabel
+import numpy as np
 import psutil
 import requests
 from support.cases import AnnotatedCase, new_family
 from support.report import report
 from support.server import Client, serving
 
+from lib.datastore.history import LabelHistory, digest
+from lib.datastore.listed import HISTORY_FOLDER
 from lib.interactive.clicks import first_click
 from lib.settings import Settings
 from lib.weights.versions import VersionStore, open_served, versions_folder
 
+SAVED_SHAPE = (24, 24, 24)
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--random", type=int, default=10, help="kills of training processes (10)")
-    parser.add_argument("--publishing", type=int, default=10, help="kills of publications (10)")
-    parser.add_argument("--longest", type=float, default=60.0, help="seconds after which a training is killed at last")
+    parser.add_argument("--saving", type=int, default=34, help="kills of a server that stores labels (34)")
+    parser.add_argument("--random", type=int, default=33, help="kills of training processes (33)")
+    parser.add_argument("--publishing", type=int, default=33, help="kills of publications (33)")
+    parser.add_argument("--longest", type=float, default=30.0, help="seconds after which a training is killed at last")
     parser.add_argument(
         "--conf", nargs=2, action="append", default=[], metavar=("KEY", "VALUE"), help="as the server's"
     )
@@ -45,10 +55,63 @@ def main() -> int:
         publish_and_die(Path(args.publish[0]), int(args.publish[1]), dict(args.conf))
         return 0
     with tempfile.TemporaryDirectory() as folder:
-        return run(args, Path(folder))
+        saved = kill_saving(args.saving, Path(folder) / "saving", dict(args.conf))
+        failed = kill_training_and_publishing(args, Path(folder))
+        report("kills", **saved, **failed)
+        return 1 if saved["labels_lost"] or saved["labels_half"] or failed["failed"] else 0
 
 
-def run(args: argparse.Namespace, folder: Path) -> int:
+def kill_saving(count: int, folder: Path, conf: dict[str, str]) -> dict[str, Any]:
+    """Kill a server while it stores labels, again and again; what became of the labels that it acknowledged."""
+    studies = folder / "studies"
+    studies.mkdir(parents=True)
+    rng, chance = np.random.default_rng(0), random.Random(1)
+    grey = rng.normal(40.0, 20.0, SAVED_SHAPE).astype(np.int16)
+    nibabel.save(nibabel.Nifti1Image(grey, np.eye(4)), studies / "case.nii.gz")
+    acknowledged: set[str] = set()
+    for number in range(count + 1):
+        with serving(folder, studies, {"score_share": "0", **conf}) as client:
+            client.click("case", [[8, 8, 8]], [])
+            if number < count:  # the last one only looks, and cleans up
+                killing = threading.Timer(chance.uniform(0.05, 3.0), client.process.kill)
+                killing.start()
+                acknowledged |= submit_until_killed(client, folder, rng)
+                killing.join()
+    found = stored_labels(studies)
+    current = digest(studies / "labels" / "final" / "case.nii.gz")
+    history = LabelHistory(studies / HISTORY_FOLDER).versions("case", "final")
+    left = [path.name for path in studies.rglob(".*") if path.name not in (".lock", ".serving")]
+    return {
+        "saving_kills": count,
+        "labels_acknowledged": len(acknowledged),
+        "labels_stored": len(history),
+        "labels_lost": len(acknowledged - found),
+        "labels_half": len(history) - len(found) + (current not in found),
+        "label_leftovers": left,
+    }
+
+
+def submit_until_killed(client: Client, folder: Path, rng: np.random.Generator) -> set[str]:
+    """Store labels of noise, none like another, until the server is gone; sha256 of those that were acknowledged."""
+    acknowledged = set()
+    path = folder / "label.nii.gz"
+    while True:
+        label = rng.integers(0, 2, SAVED_SHAPE).astype(np.uint8)
+        nibabel.save(nibabel.Nifti1Image(label, np.eye(4)), path)
+        try:
+            client.submit("case", path)
+        except requests.RequestException:
+            return acknowledged
+        acknowledged.add(digest(path))
+
+
+def stored_labels(studies: Path) -> set[str]:
+    """sha256 of the labels in the history that are whole."""
+    versions = LabelHistory(studies / HISTORY_FOLDER).versions("case", "final")
+    return {each.sha256 for each in versions if each.file.is_file() and digest(each.file) == each.sha256}
+
+
+def kill_training_and_publishing(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Kill, click, count."""
     studies, truths = folder / "studies", folder / "truths"
     for path in (studies, truths):
@@ -58,6 +121,8 @@ def run(args: argparse.Namespace, folder: Path) -> int:
     with serving(folder, studies, dict(args.conf)) as client:
         for case in cases:
             client.submit(case.name, case.label)
+        store = store_of(folder / "model", dict(args.conf))
+        whole = {store.parent.version}
         for _ in range(args.random):
             moment = kill_training(client, chance.uniform(1.0, args.longest))
             outcomes.append({"killed": "training", **moment, **click(client, cases[0])})
@@ -67,12 +132,16 @@ def run(args: argparse.Namespace, folder: Path) -> int:
                 check=False,
             )
             outcomes.append({"killed": "publication", "before_step": step, **click(client, cases[0])})
-        store = store_of(folder / "model", dict(args.conf))
-        whole = {store.parent.version} | {f"{store.parent.version}+{name}" for name in store.published()}
+            whole |= {f"{store.parent.version}+{name}" for name in store.published()}  # old ones are removed later
         left = store.clean_leftovers()
     failed = [each for each in outcomes if each.get("error") or each["version"] not in whole]
-    report("kills", kills=len(outcomes), failed=len(failed), outcomes=outcomes, published=store.published(), left=left)
-    return 1 if failed else 0
+    return {
+        "kills": len(outcomes),
+        "failed": len(failed),
+        "failures": failed,
+        "published": store.published(),
+        "left": left,
+    }
 
 
 def kill_training(client: Client, after_s: float) -> dict[str, Any]:
@@ -83,8 +152,9 @@ def kill_training(client: Client, after_s: float) -> dict[str, Any]:
         time.sleep(0.05)
     state = client.get("/info/")["train_stats"]["sam3d"]
     for child in psutil.Process(client.process.pid).children(recursive=True):
-        if "monailabel.interfaces.utils.app" in " ".join(child.cmdline()):
-            child.send_signal(signal.SIGKILL)
+        with suppress(psutil.NoSuchProcess):  # it ended by itself, just now
+            if "monailabel.interfaces.utils.app" in " ".join(child.cmdline()):
+                child.send_signal(signal.SIGKILL)
     while (client.get("/train/") or {}).get("status") in ("SUBMITTED", "RUNNING"):
         time.sleep(0.2)
     return {"after_s": round(after_s, 1), "doing": state["message"], "epoch": state["epoch"]}

@@ -33,8 +33,14 @@ find_python() {
 }
 
 [ "$(uname -sm)" = "Linux x86_64" ] || fail "The locks are for Linux on x86-64, and this is $(uname -sm)."
+# `monailabel` by its path, without the environment activated.
+install_launcher() {
+    cmp -s "$here/monailabel" "$venv/bin/monailabel" || cp "$here/monailabel" "$venv/bin/monailabel"
+}
+
 stamp="cpu=${CPU:-0} $(cat "$here"/{torch,packages,source}.lock | sha256sum)"
 if [ "$(cat "$venv/.installed" 2>/dev/null)" = "$stamp" ] && fits "$venv/bin/python"; then
+    install_launcher
     exit 0
 fi
 
@@ -65,4 +71,5 @@ fi
 # Built with what was just installed: in an isolated build sam2 would download a second torch.
 SAM2_BUILD_CUDA=0 install --require-hashes --no-build-isolation --use-pep517 -r "$here/source.lock"
 "$venv/bin/python" -m pip check --disable-pip-version-check
+install_launcher
 echo "$stamp" >"$venv/.installed"

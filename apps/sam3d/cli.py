@@ -12,14 +12,18 @@ from collections.abc import Mapping, Sequence
 from types import ModuleType
 
 from lib.commands import (
+    backup,
     calibrate_scores,
     convert_weights,
     demo,
     dicomweb,
+    doctor,
     evaluate,
+    export,
     fetch_sam,
     parity,
     pretrain,
+    restore,
     rollback,
     update,
 )
@@ -32,8 +36,12 @@ COMMANDS: Mapping[str, ModuleType] = {
     "fetch-sam": fetch_sam,
     "convert-weights": convert_weights,
     "update": update,
+    "export": export,
     "calibrate-scores": calibrate_scores,
     "rollback": rollback,
+    "doctor": doctor,
+    "backup": backup,
+    "restore": restore,
     "demo": demo,
     "dicomweb": dicomweb,
 }

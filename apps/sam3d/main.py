@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import shutil
 import sys
 from concurrent.futures import TimeoutError as FutureTimeoutError
@@ -25,28 +24,38 @@ from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.interfaces.tasks.train import TrainTask
 
+from lib.activelearning.case_states import counts as state_counts
+from lib.activelearning.case_states import rejected
+from lib.activelearning.presence import CLICKED_S
 from lib.activelearning.strategies import next_case
 from lib.configs.sam3d import Sam3DConfig
+from lib.datastore.archive import ArchiveDatastore
 from lib.datastore.opening import open_datastore
 from lib.datastore.versioned import VersionedDatastore
 from lib.infers.failures import answer, as_answers
 from lib.infers.images import find_image
 from lib.infers.task import first_of
+from lib.naming import check_tag
+from lib.serving.cases_door import cases_door
+from lib.serving.closing import close_doors
+from lib.serving.datastore_door import datastore_door
 from lib.serving.infer_door import infer_door
 from lib.serving.mounting import put_first
 from lib.serving.next_sample import next_sample_door
 from lib.serving.places import Places
 from lib.serving.scoring_door import ScoringTasks, scoring_door
+from lib.serving.session_door import session_door
+from lib.serving.task_door import task_door
 from lib.serving.threaded import threaded_doors
 from lib.settings import Settings
 from lib.viewer.routes import viewer_routes
 
 logger = logging.getLogger(__name__)
 
-# A tag becomes a folder's name.
-LABEL_TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 DICOM_SEG_TOOL = "itkimage2segimage"
 NICENESS = 5
+# Of the cases that do not open, /info/ names so many.
+NAMED = 20
 
 
 class MyApp(MONAILabelApp):
@@ -92,29 +101,63 @@ class MyApp(MONAILabelApp):
         """Called in the server's process only, not in those that train or infer in batches."""
         super().on_init_complete()
         self._is_server = True
-        serving = self.config.settings.serving
-        places, leases = Places(serving.max_requests), self.config.leases
+        settings = self.config.settings
+        limit_volume_bytes = settings.volume_cache_mib * 2**20
         put_first(threaded_doors())
+        put_first(task_door(self))
+        put_first(datastore_door(self, limit_volume_bytes))
+        put_first(session_door(self, limit_volume_bytes))
         put_first(next_sample_door(self))
         put_first(scoring_door(ScoringTasks(self, self.config.background, self._scoring_methods)))
-        put_first(infer_door(self, places, serving.max_upload_mib * 2**20, leases.renew))
-        if self.config.settings.viewer_fixes:
-            put_first(viewer_routes())
+        put_first(cases_door(self, self.config.states, self.config.leases))
+        put_first(infer_door(self, Places(settings.serving.max_requests), self._on_click))
+        datastore = self.datastore()
+        own = datastore.own_address if isinstance(datastore, ArchiveDatastore) else None
+        put_first(viewer_routes(settings.viewer_fixes, own))
+        close_doors(settings)
+        self._claim_studies()
         self.config.model.warm_up()
         self.config.background.start(self.datastore())
 
+    @property
+    def train_on(self) -> str:
+        """Which labels count for training."""
+        return self.config.settings.training.train_on
+
+    def _on_click(self, image: str, client: str, name: str) -> list[str]:
+        """A client, whom others know by a name, clicked on an image: who else has it open."""
+        self.config.leases.renew(image, client)
+        self.config.presence.note(image, client, name, CLICKED_S)
+        return self.config.presence.others(image, client)
+
+    def _claim_studies(self) -> None:
+        datastore = self.datastore()
+        if isinstance(datastore, VersionedDatastore) and (other := datastore.claim()):
+            logger.warning("%s", other)
+
     def info(self) -> dict[str, Any]:
-        """What the stock app says, and how many cases are labelled, skipped, or have a draft to begin with."""
+        """What the stock app says, how many cases are labelled, skipped, or have a draft to begin with, how many are in
+        each state, which were sent back, and what of the studies cannot be used."""
         info: dict[str, Any] = super().info()
         datastore = self.datastore()
         labelled = set(datastore.get_labeled_images())
-        drafts = datastore.drafts() if isinstance(datastore, VersionedDatastore) else []
-        counts = {
+        is_ours = isinstance(datastore, VersionedDatastore)
+        counts: dict[str, Any] = {
             "labeled": len(labelled),
             "skipped": len(set(self.config.leases.skipped()) - labelled),
-            "pre-annotated": len(drafts),
+            "pre-annotated": len(datastore.drafts()) if is_ours else 0,
+            "states": state_counts(self.config.states.all(datastore)),
+            "rejected": dict(list(rejected(datastore).items())[:NAMED]),
         }
-        return {**info, "datastore": {**info["datastore"], **counts}}
+        unopened = self.config.unopened.known(datastore)
+        unused: dict[str, Any] = {"unopened": {"count": len(unopened), "reasons": dict(list(unopened.items())[:NAMED])}}
+        if isinstance(datastore, VersionedDatastore):
+            unused |= {**datastore.left_out(), "refusal": datastore.refusal}
+            if reason := datastore.only_reads():
+                unused["only_reads"] = reason
+                info["description"] = f"{info['description']}. {reason[0].upper()}{reason[1:]}."
+        shown = datastore.shown() if isinstance(datastore, ArchiveDatastore) else {}
+        return {**info, "datastore": {**info["datastore"], **counts, **unused, **shown}}
 
     def infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
         """The reply to `request`; whatever is wrong with it is an HTTPException with one sentence.
@@ -126,6 +169,8 @@ class MyApp(MONAILabelApp):
         tag = _label_tag(request)
         path = find_image(request.get("image"), datastore, (self.sessions() or {}).values())
         mask_file, params = self._run(task, {**request, "image": path})
+        if isinstance(datastore, ArchiveDatastore) and request["image"] != path:
+            params["notes"] = [*datastore.image_notes(request["image"]), *params.get("notes", [])]
         label: str = mask_file
         with ExitStack() as on_failure:
             on_failure.callback(Path(mask_file).unlink, missing_ok=True)
@@ -159,9 +204,10 @@ class MyApp(MONAILabelApp):
             return {"error": refusal.detail}
 
     def next_sample(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Id and path of a case that nobody else works on, by a strategy, and why; empty if none is left to label."""
+        """Id and path of a case that opens and that nobody else works on, by a strategy, and why; only a sentence, in
+        `detail`, if there is none."""
         with self.config.model.quiet.busy():
-            return next_case(self._strategies, request, self.datastore())
+            return next_case(self._strategies, request, self.datastore(), self.config.unopened)
 
     def on_save_label(self, image_id: str, label_id: str) -> dict[str, Any]:
         """Called by the server once the datastore has a label that a client sent; what the reply says beside its id."""
@@ -198,7 +244,5 @@ def _label_tag(request: dict[str, Any]) -> str:
     """The tag to save the mask under; empty if it is not to be saved."""
     if first_of(request.get("save_label")) not in (True, "true", "True", 1):
         return ""
-    tag = first_of(request.get("label_tag")) or DefaultLabelTag.ORIGINAL.value
-    if not isinstance(tag, str) or not LABEL_TAG.fullmatch(tag):
-        raise answer(422, f"label_tag is {str(tag)[:80]!r}: a tag has up to 64 letters, digits, - and _")
-    return tag
+    with as_answers():
+        return check_tag(first_of(request.get("label_tag")) or DefaultLabelTag.ORIGINAL.value, "label_tag")

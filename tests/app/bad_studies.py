@@ -17,8 +17,8 @@ REFUSED = {
     "nan_everywhere": "no finite value",
     "empty_file": "empty file",
     "truncated": "cut short",
-    "zero_spacing": "voxel spacing",
-    "singular": "singular",
+    "zero_spacing": "pixdim[3] = 0 in its header, which is no voxel spacing",
+    "singular": "the affine is singular",
     "not_an_image": "no NIfTI image",
 }
 # These are unusual and must be answered all the same: name to the voxel to click on.
@@ -55,7 +55,7 @@ def _write_with_affine(path: Path, array: np.ndarray, affine: np.ndarray) -> Non
     """Set the header's rows by hand: nibabel itself refuses to write such an affine."""
     image = nibabel.Nifti1Image(array, np.eye(4))
     header = image.header
-    header["qform_code"], header["sform_code"] = 0, 1
+    header["qform_code"], header["sform_code"], header["vox_offset"] = 0, 1, 352
     for axis, row in enumerate(("srow_x", "srow_y", "srow_z")):
         header[row] = affine[axis]
     header["pixdim"][1:4] = np.linalg.norm(affine[:3, :3], axis=0)

@@ -43,12 +43,22 @@ class Server:
     """
 
     def __init__(
-        self, folder: Path, studies: Path | str, conf: Mapping[str, str] | None = None, file_limit: int | None = None
+        self,
+        folder: Path,
+        studies: Path | str,
+        conf: Mapping[str, str] | None = None,
+        file_limit: int | None = None,
+        host: str = "127.0.0.1",
+        token: str = "",
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.folder, self.studies, self.conf, self.file_limit = folder, studies, conf or {}, file_limit
+        self.host, self.environment = host, environment or {}
         self.temporary, self.log = folder / "tmp", folder / "server.log"
         self.http = requests.Session()
         self.http.trust_env = False
+        if token:
+            self.http.headers["Authorization"] = f"Bearer {token}"
         self.http.headers["Connection"] = "close"  # after a bare 500 the server drops the connection
 
     def __enter__(self) -> Server:
@@ -86,7 +96,7 @@ class Server:
         port = self.url.rpartition(":")[2]
         conf = [word for key, value in self.conf.items() for word in ("--conf", key, value)]
         served = ["--app", str(APP), "--studies", str(self.studies)]
-        return [script, "start_server", *served, "--host", "127.0.0.1", "--port", port, *conf]
+        return [script, "start_server", *served, "--host", self.host, "--port", port, *conf]
 
     def _environment(self) -> dict[str, str]:
         unreachable = "http://127.0.0.1:9"  # nothing listens there: whatever the server would fetch, it does not get
@@ -99,6 +109,7 @@ class Server:
             "http_proxy": unreachable,
             "https_proxy": unreachable,
             "no_proxy": "127.0.0.1,localhost",
+            **self.environment,
         }
 
     def _limit_files(self) -> None:
@@ -111,7 +122,7 @@ class Server:
             if self.process.poll() is not None:
                 raise AssertionError(f"the server stopped with {self.process.returncode}:\n{self.log_tail()}")
             try:
-                if self.http.get(f"{self.url}/info/", timeout=5).ok:
+                if self.http.get(f"{self.url}/info/", timeout=5).status_code in (200, 401):  # or it wants a login
                     return
             except requests.RequestException:
                 time.sleep(0.2)

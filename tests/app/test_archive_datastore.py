@@ -164,10 +164,45 @@ def test_a_seg_of_other_structures_leaves_its_image_to_be_annotated(store, archi
 
 def test_a_seg_that_names_another_patient_is_never_this_patients_label(store, archive) -> None:
     # In a study of its own, for the demo server refuses it in Ann's.
-    foreign_seg(archive, ANN, {"liver": ball(0)}, "100000", PatientID="P-bob", StudyInstanceUID=BOB.study_uid)
-    until(lambda: bool(store._segs.get()))
+    uid = foreign_seg(archive, ANN, {"liver": ball(0)}, "100000", PatientID="P-bob", StudyInstanceUID=BOB.study_uid)
+    until(lambda: reasons(store).get(uid) == "it is of another patient or study than the image it names")
+    assert store.get_labeled_images() == []
     assert store.annotated_cases() == []
     assert store.history.versions(ANN.uid(), "final") == []
+
+
+def reasons(store: ArchiveDatastore) -> dict[str, str]:
+    """Why SEGs do not count, by series, as /info/ shows it."""
+    store.get_labeled_images()
+    return dict(each.split(": ", 1) for each in store.shown()["unused_segs"]["names"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"SegmentationType": "SURFACE"}, "has segmentation type SURFACE"),
+        ({"BitsAllocated": 8}, "has 8 bits per voxel"),
+        ({"ReferencedSeriesSequence": []}, "does not say what it was drawn on"),
+        ({"SegmentSequence": []}, "it does not name"),
+        ({"PerFrameFunctionalGroupsSequence": []}, "does not say where its frames lie"),
+    ],
+)
+def test_a_seg_that_training_cannot_use_does_not_count_and_is_named(store, archive, changes, reason) -> None:
+    bad = foreign_seg(archive, ANN, {"liver": ball(1)}, "100000", **changes)
+    good = foreign_seg(archive, BOB, {"liver": ball(1)}, "100000")
+    until(lambda: reason in reasons(store).get(bad, ""))
+    until(lambda: store.get_labeled_images() == [BOB.uid()])
+    assert store.status()["completed"] == 1
+    assert good not in reasons(store)
+    assert [case.id for case in store.annotated_cases()] == [BOB.uid()]
+
+
+def test_a_seg_whose_pixels_turn_out_to_be_damaged_stops_counting(store, archive) -> None:
+    bad = foreign_seg(archive, ANN, {"liver": ball(1)}, "100000", PixelData=b"\0\0")
+    until(lambda: store.get_labeled_images() == [ANN.uid()])
+    assert store.annotated_cases() == []
+    until(lambda: "is cut short" in reasons(store).get(bad, ""))
+    assert store.get_labeled_images() == []
 
 
 def test_image_info_is_that_of_the_series_asked_for(store) -> None:

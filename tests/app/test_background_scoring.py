@@ -24,6 +24,7 @@ from lib.activelearning.background import BackgroundScoring, known_pool
 from lib.activelearning.leases import Leases
 from lib.activelearning.scoring import PoolScoring
 from lib.activelearning.strategies import Scored, next_case
+from lib.activelearning.unopened import Unopened
 from lib.datastore.versioned import VersionedDatastore
 from lib.demo import free_port
 from lib.images.dicom_writing import SeriesInfo
@@ -318,7 +319,7 @@ def test_next_sample_opens_no_image_whatever_has_changed(bench: Bench, studies: 
     bench.passes.clear()
     strategies = {method: Scored(method, Leases(60.0), bench.pool) for method in METHODS}
     for method in METHODS:
-        found = next_case(strategies, {"strategy": method, "client_id": "x"}, bench.datastore)
+        found = next_case(strategies, {"strategy": method, "client_id": "x"}, bench.datastore, Unopened(Path))
         assert found["id"] in NAMES
         assert found["reason"]
     assert (bench.opened, bench.passes.total()) == ([], 0)

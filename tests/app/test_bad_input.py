@@ -92,7 +92,8 @@ def test_ten_thousand_clicks_are_refused(server: Server) -> None:
 def test_unknown_labels_are_named(server: Server) -> None:
     grown = server.infer({"label": "spleen", "foreground": [list(TUMOR)], "background": []})
     check_refused(server, grown, (422,), "spleen", "tumor")
-    noted = server.infer({"spleen": [list(TUMOR)]})
+    check_refused(server, server.infer({"tumour": [list(TUMOR)]}), (422,), "no label 'tumour'", "'tumor'")
+    noted = server.infer({"spleen": [list(TUMOR)], "tumor": [list(TUMOR)]})
     assert noted.status == 200
     assert "spleen" in " ".join(noted.params["notes"])
 
@@ -179,10 +180,11 @@ def test_a_damaged_file_sent_along_is_removed(server: Server) -> None:
     check_refused(server, reply, (422,), "tumor")
 
 
-def test_a_label_file_sent_along_is_not_read(server: Server) -> None:
+def test_a_drawing_that_is_none_is_refused_and_leaves_nothing(server: Server) -> None:
     files = {"label": ("scribbles.nii.gz", b"no image")}
     reply = server.infer({"foreground": [list(TUMOR)], "roi": [60, 120, 50, 110, 20, 60]}, files=files)
-    assert reply.status == 200, reply.detail
+    assert reply.status == 422, reply.detail
+    assert "scribbles.nii.gz" in reply.detail
     assert server.files_left() == []
 
 

@@ -87,8 +87,8 @@ def test_unknown_arguments_are_refused(tmp_path, arguments, sentence):
         (["update", "--studies", "gone"], "there is no folder gone: name the one that the server was started with"),
         (["update", "--studies", ".", "--max-epochs", "0"], "max_epochs is '0': it must be a whole number from 1"),
         (
-            ["pretrain", "--synthetic", "--zooms", "2", "4", "--folder", "run", "--out", "x.safetensors"],
-            "--zooms says zooms are [2.0, 4.0], but they must ascend and have 1 among them",
+            ["pretrain", "--synthetic", "--cases", "none.json", "--folder", "run", "--out", "x.safetensors"],
+            "none.json is no list of case groups",
         ),
         (["rollback", "--model-folder", "model"], "the base weights are served: there is no version to roll back"),
     ],

@@ -222,17 +222,19 @@ def answered_meanwhile(slow: Future[requests.Response], ask: Callable[[], reques
 
 def test_others_are_answered_while_one_encodes(busy: Server, users: ThreadPoolExecutor) -> None:
     """On the event loop, or with one lock around everything, one of each could slip in at most."""
-    assert click(busy, "case0").json()["n_encoded"] == 1
+    n_patches = click(busy, "case0").json()["n_encoded"]
+    assert n_patches > 0
     slow = users.submit(click, busy, "case1")
-    assert answered_meanwhile(slow, lambda: busy.http.get(f"{busy.url}/info/", timeout=600)) > 2
+    assert answered_meanwhile(slow, lambda: busy.http.get(f"{busy.url}/info/", timeout=600)) > 1
     slow = users.submit(click, busy, "case2")
     assert answered_meanwhile(slow, lambda: click(busy, "case0")) > 1
-    assert slow.result().json()["n_encoded"] == 1
+    assert slow.result().json()["n_encoded"] == n_patches
 
 
 def test_two_users_of_one_patch_encode_it_once(busy: Server, users: ThreadPoolExecutor) -> None:
-    answers = list(users.map(click, [busy] * 2, ["case3"] * 2))
-    assert sorted(answer.json()["n_encoded"] for answer in answers) == [0, 1]
+    answers = [answer.json() for answer in users.map(click, [busy] * 2, ["case3"] * 2)]
+    n_patches = max(answer["n_patches"] for answer in answers)  # whoever comes second may be given the first's mask
+    assert sum(answer["n_encoded"] for answer in answers) == n_patches > 0
 
 
 def test_whoever_finds_no_place_is_told_to_come_back(busy: Server, users: ThreadPoolExecutor) -> None:

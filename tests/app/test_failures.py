@@ -31,6 +31,8 @@ from network.small_networks import card_of, small_network
         (MemoryError(), 503, "server's memory"),
         (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), 507, "No space left"),
         (OSError(errno.EFBIG, os.strerror(errno.EFBIG)), 507, "free disk space"),
+        (OSError(errno.EROFS, os.strerror(errno.EROFS)), 503, "Read-only file system"),
+        (OSError(errno.EACCES, os.strerror(errno.EACCES)), 503, "let it read and write its folders"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
 )

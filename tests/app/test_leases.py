@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from monailabel.datastore.local import LocalDatastore
 
 from lib.activelearning.leases import SAVED_S, Leases
 from lib.activelearning.strategies import AGAIN, First, LeasedStrategy, Random, Scored, next_case
+from lib.activelearning.unopened import Unopened
 from lib.scoring.selection import METHODS, Choice, Known, Pool
 
 CASES = ["a", "b", "c"]
@@ -130,14 +132,27 @@ def test_when_others_have_all_that_is_left_it_says_how_long(leases: Leases, cloc
 
 def test_none_is_left_when_all_are_labelled(leases: Leases) -> None:
     assert given(leases, "x", []) is None
-    assert next_case({"first": First(leases)}, {"strategy": "first"}, _Listing([])) == {}
+
+
+@pytest.mark.parametrize(("images", "said"), [([], "there is no case here at all"), (["a"], "every case has a label")])
+def test_that_none_is_left_is_said_as_what_it_is(leases: Leases, images: list[str], said: str) -> None:
+    datastore = _Listing(images)
+    datastore.unlabelled = []
+    sample = next_case({"first": First(leases)}, {"strategy": "first"}, datastore, all_open())
+    assert list(sample) == ["detail"]
+    assert said in sample["detail"]
+
+
+def all_open() -> Unopened:
+    """Of images that need not exist, each opens."""
+    return Unopened(lambda path: None)
 
 
 class _Listing(LocalDatastore):
     """A local datastore whose images need not exist; counts what it is asked."""
 
     def __init__(self, images: list[str]) -> None:
-        self.images, self.asked = images, Counter[str]()
+        self.images, self.unlabelled, self.asked = images, images, Counter[str]()
 
     def __getattribute__(self, name: str) -> Any:
         if name.startswith(("get_", "list_", "update_", "status", "datalist", "json")):
@@ -145,7 +160,7 @@ class _Listing(LocalDatastore):
         return object.__getattribute__(self, name)
 
     def get_unlabeled_images(self, *_: object) -> list[str]:
-        return self.images
+        return self.unlabelled
 
     def list_images(self) -> list[str]:
         return self.images
@@ -186,7 +201,7 @@ def test_the_answer_says_why() -> None:
     pool = Pool({"case1": Known((0.0,), 6.2), "case2": Known((1.0,), 2.0)})
     strategies = {"uncertainty": Scored("uncertainty", Leases(60.0), pool)}
     asked = {"strategy": "uncertainty", "client_id": "x"}
-    reasons = [next_case(strategies, asked, _Listing(images))["reason"] for _ in range(4)]
+    reasons = [next_case(strategies, asked, _Listing(images), all_open())["reason"] for _ in range(4)]
     assert reasons == [
         "expected 6 clicks, the most of 2 images",
         "expected 2 clicks, the most of 1 image",
@@ -201,7 +216,9 @@ def test_ten_thousand_scored_images_take_one_question_more(method: str) -> None:
     pool = Pool({image: Known((float(number % 7), float(number % 5)), 1.0) for number, image in enumerate(images)})
     datastore, leases = _Listing(images), Leases(60.0)
     strategies = {"some": Scored(method, leases, pool)}
-    found = {next_case(strategies, {"strategy": "some", "client_id": str(n)}, datastore)["id"] for n in range(5)}
+    found = {
+        next_case(strategies, {"strategy": "some", "client_id": str(n)}, datastore, all_open())["id"] for n in range(5)
+    }
     assert len(found) == 5
     assert datastore.asked.total() == 5 * 4
 
@@ -212,7 +229,7 @@ def test_ten_thousand_images_take_as_many_questions_as_two(strategy: type[Leased
     for n_images in (2, 10_000):
         datastore = _Listing([f"case{number:05}" for number in range(n_images)])
         strategies = {"some": strategy(Leases(60.0))}
-        found = [next_case(strategies, {"strategy": "some", "client_id": "x"}, datastore) for _ in range(2)]
+        found = [next_case(strategies, {"strategy": "some", "client_id": "x"}, datastore, all_open()) for _ in range(2)]
         assert found[0]["id"] != found[1]["id"]
         assert found[0]["path"] == f"/studies/{found[0]['id']}.nii.gz"
         counts.append(datastore.asked)
@@ -230,6 +247,59 @@ def test_first_goes_by_name_and_random_reaches_every_case() -> None:
 @pytest.mark.parametrize("name", ["nobody", ["first"], {"a": 1}])
 def test_an_unknown_strategy_is_refused(name: Any) -> None:
     with pytest.raises(HTTPException) as refusal:
-        next_case({"first": First(Leases(60.0))}, {"strategy": name}, _Listing([]))
+        next_case({"first": First(Leases(60.0))}, {"strategy": name}, _Listing([]), all_open())
     assert refusal.value.status_code == 404
     assert "['first']" in refusal.value.detail
+
+
+class Studies:
+    """Images, of which some do not open; counts what is opened."""
+
+    def __init__(self, bad: dict[str, HTTPException]) -> None:
+        self.bad, self.opened = bad, Counter[str]()
+
+    def open(self, path: str) -> None:
+        self.opened[path] += 1
+        image = Path(path).name.removesuffix(".nii.gz")
+        if image in self.bad:
+            raise self.bad[image]
+
+
+def broken(image: str, status: int = 422) -> HTTPException:
+    return HTTPException(status, f"{image} is damaged")
+
+
+@pytest.mark.parametrize("strategy", [First, Random])
+def test_cases_that_do_not_open_are_passed_over_and_named(strategy: type[LeasedStrategy]) -> None:
+    images = [f"case{number}" for number in range(6)]
+    studies = Studies({image: broken(image) for image in images[:5]})
+    unopened, datastore = Unopened(studies.open), _Listing(images)
+    strategies = {"some": strategy(Leases(60.0))}
+    samples = [next_case(strategies, {"strategy": "some", "client_id": "x"}, datastore, unopened) for _ in range(20)]
+    assert {sample["id"] for sample in samples} == {"case5"}
+    assert set(unopened.known(datastore)) <= set(images[:5])
+    assert all(count == 1 for path, count in studies.opened.items() if "case5" not in path)
+    if strategy is First:
+        assert (
+            "5 cases do not open and are passed over: case0, case1, case2"
+            in samples[0]["reason"] + samples[1]["reason"]
+        )
+
+
+def test_when_none_opens_it_says_so_and_why() -> None:
+    studies, images = Studies({image: broken(image) for image in CASES}), list(CASES)
+    unopened = Unopened(studies.open)
+    sample = next_case({"first": First(Leases(60.0))}, {"strategy": "first"}, _Listing(images), unopened)
+    assert list(sample) == ["detail"]
+    said = "no case opens: 3 cases do not open and are passed over: a, b, c (a is damaged; b is damaged"
+    assert sample["detail"].startswith(said)
+
+
+def test_an_archive_that_is_away_is_no_fault_of_the_case() -> None:
+    unopened, leases = Unopened(Studies({"a": broken("a", 503)}).open), Leases(60.0)
+    asked = ({"first": First(leases)}, {"strategy": "first", "client_id": "x"}, _Listing(list(CASES)), unopened)
+    with pytest.raises(HTTPException) as refusal:
+        next_case(*asked)
+    assert refusal.value.status_code == 503
+    assert unopened.known(asked[2]) == {}
+    assert next_case(*asked)["id"] == "b"

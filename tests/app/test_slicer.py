@@ -149,8 +149,11 @@ def test_a_saved_case_is_not_offered_again_and_a_new_one_is(
     path, _ = submitted(folder, "case_3")
     bert.save_label("case_3", str(path), params={"label_info": LABEL_INFO})
     assert ask_next(server, "bert").status_code == 409
-    fresh = server.studies / "case_9.nii.gz"
-    fresh.write_bytes((server.studies / "case_3.nii.gz").read_bytes())
+    # Another image: with the bytes of case_3 it would have its label.
+    image = nibabel.load(server.studies / "case_3.nii.gz")
+    fresh = nibabel.Nifti1Image(np.asarray(image.dataobj) + 9, image.affine)
+    nibabel.save(fresh, server.folder / "case_9.nii.gz")
+    (server.folder / "case_9.nii.gz").rename(server.studies / "case_9.nii.gz")
     limit = time.monotonic() + 300
     while not (answer := ask_next(server, "bert")).ok:
         assert time.monotonic() < limit

@@ -65,6 +65,12 @@ def post_training(server: Server, body: dict[str, Any], trainer: str = "sam3d") 
     assert answer.ok, answer.text
 
 
+def check_refused(server: Server, body: dict[str, Any], code: int, sentence: str, trainer: str = "sam3d") -> None:
+    answer = server.http.post(f"{server.url}/train/{trainer}", json=body, timeout=REQUEST_LIMIT_S)
+    assert answer.status_code == code, answer.text
+    assert answer.json()["detail"].startswith(sentence)
+
+
 def status(server: Server) -> dict[str, Any]:
     answer = server.http.get(f"{server.url}/train/", timeout=REQUEST_LIMIT_S)
     return answer.json() if answer.ok else {}
@@ -109,12 +115,10 @@ def test_info_lists_the_trainer_as_both_viewers_read_it(server: Server) -> None:
     assert "total_time" not in stats, "with it OHIF shows no progress"
 
 
-def test_training_without_labels_is_a_sentence(server: Server) -> None:
-    post_training(server, {})
-    ended = finished(server)
-    assert ended["status"] == "ERROR"
-    assert any("there is no case to train on: annotate an image" in line for line in ended["details"])
-    assert "there is no case to train on" in server.info()["train_stats"]["sam3d"]["message"]
+@pytest.mark.parametrize("trainer", ["sam3d", ""])
+def test_training_without_labels_is_refused_at_the_press(server: Server, trainer: str) -> None:
+    check_refused(server, {}, 409, "there is nothing to learn from: no case has a label yet", trainer)
+    assert status(server) == {}
 
 
 def test_clicks_are_answered_while_it_trains_and_paths_of_a_request_mean_nothing(
@@ -146,11 +150,8 @@ def test_ohifs_way_to_start_all_trainers_sends_lists_below_the_name(annotated: S
     assert annotated.info()["train_stats"]["sam3d"]["total_epochs"] == 3
 
 
-def test_values_that_cannot_be_are_named(annotated: Server) -> None:
-    post_training(annotated, {"max_epochs": "many"})
-    ended = finished(annotated)
-    assert ended["status"] == "ERROR"
-    assert any("max_epochs is 'many': it must be a whole number from 1 to 10000" in line for line in ended["details"])
+def test_values_that_cannot_be_are_named_at_the_press(annotated: Server) -> None:
+    check_refused(annotated, {"max_epochs": "many"}, 400, "max_epochs is 'many': it must be a whole number from 1 to")
 
 
 def test_a_new_version_answers_the_next_click_and_a_rollback_over_http_undoes_it(
@@ -189,6 +190,8 @@ def test_a_run_that_is_stopped_changes_nothing_and_the_next_one_works(annotated:
         return stats["total_epochs"] == 10_000 and stats["epoch"] >= 1
 
     wait_for(annotated, is_training)
+    for trainer in ("sam3d", ""):
+        check_refused(annotated, {}, 429, "a training is running already: wait for its end, or stop it", trainer)
     stats = annotated.info()["train_stats"]["sam3d"]
     assert stats["state"] == "running"
     assert "total_time" not in stats

@@ -21,7 +21,7 @@ from fastapi import FastAPI
 from monailabel.config import settings
 
 from lib.viewer import dicom_proxy
-from lib.viewer.routes import OHIF, PAGE_SCRIPT, viewer_routes
+from lib.viewer.routes import OHIF, PAGE_SCRIPTS, viewer_routes
 from serving import Server
 
 pytestmark = pytest.mark.app
@@ -113,8 +113,16 @@ def test_the_page_script_follows_the_viewers_own_configuration(proxy: str) -> No
     reply = get(proxy.replace("/proxy/dicom", "/ohif/app-config.js"))
     assert reply.headers["content-type"].startswith("text/javascript")
     assert reply.headers["cache-control"] == "no-store"
-    stock = (OHIF / "app-config.js").read_text()
-    assert reply.text == f"{stock}\n{PAGE_SCRIPT.read_text()}"
+    stock, *page = (path.read_text() for path in (OHIF / "app-config.js", *PAGE_SCRIPTS))
+    assert reply.text == f"{stock}\n{chr(10).join(page)}"
+
+
+@pytest.mark.parametrize("path", ["", "viewer", "monai-label?StudyInstanceUIDs=1.2", "index.html"])
+def test_the_page_is_asked_for_each_time(proxy: str, path: str) -> None:
+    """Or the browser shows the one that it keeps, and nothing in it, in place of a login that has ended."""
+    reply = get(proxy.replace("/proxy/dicom", f"/ohif/{path}"))
+    assert reply.content == (OHIF / "index.html").read_bytes()
+    assert reply.headers["cache-control"] == "no-store"
 
 
 def test_icons_are_icons_and_what_is_not_there_is_missing(proxy: str) -> None:
@@ -254,7 +262,7 @@ def test_a_folder_of_files_has_no_archive(monkeypatch: pytest.MonkeyPatch) -> No
     with serving("/data/studies", monkeypatch) as url:
         reply = get(f"{url}/proxy/dicom/qido/studies")
     assert reply.status_code == 404
-    assert "DICOMweb studies only" in reply.json()["detail"]
+    assert "DICOM studies only" in reply.json()["detail"]
 
 
 def test_the_viewer_is_served_as_shipped_if_that_is_wanted(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,28 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from serving import CASE_SHAPE, LIVER, TUMOR, Reply, Server
+from serving import CASE_SHAPE, LIVER, TUMOR, Reply, Server, make_case, write_study
 
 pytestmark = pytest.mark.app
 
 PAYLOADS = json.loads((Path(__file__).parent / "payloads.json").read_text(encoding="utf-8"))
 SHARED = Path(__file__).parents[2].parent / "shared" / "wire" / "fixtures.json"
+
+
+@pytest.fixture(scope="module")
+def studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three cases: whoever clicks in the first has it, and two viewers ask for the next one."""
+    folder = tmp_path_factory.mktemp("wire")
+    for name in ("case", "next", "third"):
+        write_study(folder / f"{name}.nii.gz", *make_case())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(studies: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    conf = {"labels": "tumor,liver,Gefäß,background", "max_clicks": "2000", "next_sample": "first"}
+    with Server(tmp_path_factory.mktemp("server"), studies, conf) as running:
+        yield running
 
 
 def test_every_payload_is_answered(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
@@ -201,6 +218,11 @@ def test_params_tell_what_is_in_the_mask(server: Server) -> None:
         assert centroid == pytest.approx(voxels.mean(axis=0).tolist(), abs=0.06)
     assert reply.params["n_clicks"] == 2
     assert reply.params["model_version"]
+    for name, size in reply.params["measurements"].items():
+        voxels = int((reply.mask == reply.params["label_names"][name]).sum())
+        assert size["voxels"] == voxels
+        assert size["volume_ml"] > 0
+        assert size["axial_diameter_mm"] > 0
     assert {"open", "write", "total"} <= reply.params["latencies_ms"].keys()
     assert all(latency >= 0 for latency in reply.params["latencies_ms"].values())
 

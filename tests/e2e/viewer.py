@@ -52,7 +52,6 @@ BOX = """(id) => {
   const box = window.cornerstone.getRenderingEngines()[0].getViewport(id).canvas.getBoundingClientRect();
   return { x: box.x, y: box.y, width: box.width, height: box.height };
 }"""
-ACTIVE = "() => window.services.viewportGridService.getState().activeViewportId"
 POINTS = """() => window.cornerstoneTools.annotation.state.getAllAnnotations()
   .filter((annotation) => annotation.metadata.toolName === 'ProbeMONAILabel').length"""
 LABELMAP = """() => {
@@ -98,21 +97,23 @@ class Viewer:
         studies.rows.first.wait_for()
         return studies
 
-    def open(self, study: str) -> None:
-        """A study in the MONAI Label mode, loaded, and the panel connected by itself."""
+    def open(self, study: str, is_answered_at_once: bool = False) -> None:
+        """A study in the MONAI Label mode, loaded, and the panel connected by itself. Clicks wait for Run unless
+        `is_answered_at_once`, as the viewer opens."""
         address = f"{self.server}/ohif/monai-label?StudyInstanceUIDs={study}"
         self.page.goto(address, wait_until="domcontentloaded")
-        self.wait_until_ready()
+        self.wait_until_ready(is_answered_at_once)
 
-    def wait_until_ready(self) -> None:
-        """Until the case is loaded and the panel has connected; then its click tab is opened."""
+    def wait_until_ready(self, is_answered_at_once: bool = False) -> None:
+        """Until the case is loaded and the panel has connected, with its click tab open."""
         self.bar.wait_for()
         notice = self.page.get_by_text("Confirm and Hide")
         if notice.is_visible():
             notice.click()
         self.page.wait_for_function(f"() => {VOLUME} !== undefined")
-        self.page.locator("label.tab-label", has_text="Point Prompts").click()
         self.run_button.wait_for()
+        if not is_answered_at_once:
+            self.at_once.uncheck()
 
     # ------------------------------------------------------------------ what is on the page
 
@@ -130,6 +131,25 @@ class Viewer:
     @property
     def status(self) -> Locator:
         return self.bar.get_by_role("status")
+
+    @property
+    def at_once(self) -> Locator:
+        return self.page.get_by_label("Answer every click")
+
+    @property
+    def volumes(self) -> Locator:
+        """A line for each label that has voxels."""
+        return self.bar.locator("#sam3d-volumes > div")
+
+    @property
+    def case_state(self) -> Locator:
+        """How far the open case is."""
+        return self.bar.locator("#sam3d-case [data-part=state]")
+
+    @property
+    def also_open(self) -> Locator:
+        """Who else has it open."""
+        return self.bar.locator("#sam3d-case [data-part=others]")
 
     @property
     def training(self) -> Locator:
@@ -170,34 +190,22 @@ class Viewer:
 
     def click_at(self, lps_mm: Sequence[float], plane: str = "axial") -> None:
         """A click at a place in the patient, in a viewport that shows it."""
-        self.page.evaluate(SHOW, list(lps_mm))
-        self._activate(plane)
         place = self.page.evaluate(SHOW, list(lps_mm))[f"mpr-{plane}"]
         self._click(place["x"], place["y"])
 
     def click_in(self, plane: str, across: float, down: float) -> None:
         """A click in fractions of a viewport's width and height, on the slice that it shows."""
-        self._activate(plane)
         box = self.page.evaluate(BOX, f"mpr-{plane}")
         self._click(box["x"] + across * box["width"], box["y"] + down * box["height"])
 
     def drag_in(self, plane: str, start: tuple[float, float], end: tuple[float, float]) -> None:
         """A stroke of the mouse, in fractions of a viewport."""
-        self._activate(plane)
         box = self.page.evaluate(BOX, f"mpr-{plane}")
         at = [(box["x"] + across * box["width"], box["y"] + down * box["height"]) for across, down in (start, end)]
         self.page.mouse.move(*at[0])
         self.page.mouse.down()
         self.page.mouse.move(*at[1], steps=8)
         self.page.mouse.up()
-
-    def _activate(self, plane: str) -> None:
-        """The first press in a viewport only activates it: on its edge, where no second one makes a double click."""
-        viewport = f"mpr-{plane}"
-        if self.page.evaluate(ACTIVE) != viewport:
-            box = self.page.evaluate(BOX, viewport)
-            self.page.mouse.click(box["x"] + 0.1 * box["width"], box["y"] + 0.9 * box["height"])
-            self.page.wait_for_function(f"() => ({ACTIVE})() === '{viewport}'")
 
     def _click(self, x: float, y: float) -> None:
         points = self.page.evaluate(POINTS)
@@ -294,8 +302,11 @@ class Dialogs:
 
 
 def sent_params(request: Request) -> dict[str, Any]:
-    """The field `params` of a multipart request."""
+    """The field `params` of a multipart request; empty for one that holds a blob, whose body the browser does not
+    tell."""
     body = request.post_data_buffer or b""
+    if not body:
+        return {}
     found = re.search(rb'name="params"\r\n\r\n(.*?)\r\n--', body, re.DOTALL)
     assert found, f"{request.url} was sent without params"
     return json.loads(found.group(1))

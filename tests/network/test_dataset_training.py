@@ -155,7 +155,7 @@ def test_a_team_larger_than_a_step_is_refused(pairs, tmp_path):
 
 
 def test_learning_lowers_the_loss_and_the_result_answers_clicks(pairs, tmp_path):
-    network, card = trained(tmp_path, pairs, recipe=INTERACTIVE, steps=60, rounds=2, zooms=(1.0,), spacing_mm=1.5)
+    network, card = trained(tmp_path, pairs, recipe=INTERACTIVE, steps=120, rounds=2, spacing_mm=1.5)
     first, *_, last = log_of(tmp_path)
     assert last["loss"] < 0.8 * first["loss"]
     path = tmp_path / "new.safetensors"

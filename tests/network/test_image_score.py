@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from lib.images.volumes import Volume, make_volume
-from lib.interactive.patches import grids_over
+from lib.interactive.patches import grids_over, spacings
 from lib.network.sam3d import Embedding, Sam3D
 from lib.scoring.calibration import Calibration
 from lib.scoring.disagreement import Found, best_place, disagreement, mirrored
 from lib.scoring.image_score import ScoreSettings, cover, score_volume
-from network.small_networks import SMALL, card_of, small_network
+from network.small_networks import PUBLISHED_SMALL, SMALL, card_of, small_network
 
 CURVE = Calibration((0.0, 1.0), (1.0, 9.0))
 SETTINGS = ScoreSettings()
@@ -65,9 +65,9 @@ def empty() -> Embedding:
 def test_a_score_costs_no_more_than_one_and_a_half_passes_of_the_encoder(shape: tuple[int, int, int]) -> None:
     """A pass is the encoder once on each patch of the cover at the scale that is scored at: the fewest patches with
     the usual overlap that hold every voxel."""
-    network, card, image = Counting(small_network()), card_of(zooms=(1.0, 2.0, 4.0)), volume(shape)
+    network, card, image = Counting(small_network()), card_of(), volume(shape)
     score = score_volume(network, card, image, SETTINGS, CURVE)
-    scales = [len(list(grids_over(image, SMALL.patch_size, zoom))) for zoom in card.zooms]
+    scales = [len(list(grids_over(image, SMALL.patch_size, step))) for step in (1.0, *spacings(image, card)[::-1])]
     one_pass = next((count for count in scales if count <= SETTINGS.max_patches), scales[-1])
     assert network.asked["encode"] == score.n_encoded <= PASS_LIMIT * one_pass
     assert network.asked["decode"] == score.n_decoded == score.n_encoded + 8
@@ -75,18 +75,20 @@ def test_a_score_costs_no_more_than_one_and_a_half_passes_of_the_encoder(shape: 
 
 
 def test_the_cover_is_at_the_finest_scale_that_few_patches_suffice_for() -> None:
-    card = card_of(zooms=(0.5, 1.0, 2.0, 4.0))
-    for shape in ((32, 32, 32), (12, 12, 12)):  # the latter one patch at 0.5, too, which is for clicks
-        assert [grid.spacing_mm for grid in cover(volume(shape), card, 8)] == [1.0]
-    assert {grid.spacing_mm for grid in cover(volume((60, 50, 40)), card, 8)} == {2.0}
-    far = cover(volume((300, 300, 300)), card, 5)
+    assert [grid.spacing_mm for grid in cover(volume((32, 32, 32)), card_of(), 8)] == [1.0]
+    assert {grid.spacing_mm for grid in cover(volume((60, 50, 40)), card_of(), 8)} == {60 / 32}
+    assert {grid.spacing_mm for grid in cover(volume((300, 300, 300)), card_of(), 8)} == {300 / 32}  # the coarsest
+    fine = make_volume(np.zeros((60, 60, 60), np.int16), np.diag([0.05, 0.05, 0.05, 1]))
+    assert {round(grid.spacing_mm, 6) for grid in cover(fine, card_of(), 8)} == {round(60 * 0.05 / 32, 6)}
+    # A network of one spacing sees some patches of it.
+    far = cover(volume((300, 300, 300)), card_of(PUBLISHED_SMALL), 5)
     assert len(far) == 5
-    assert {grid.spacing_mm for grid in far} == {4.0}
+    assert {grid.spacing_mm for grid in far} == {1.0}
     assert len({grid.key for grid in far}) == 5
 
 
 def test_the_same_image_weights_and_settings_give_the_same_score() -> None:
-    card = card_of(zooms=(1.0, 2.0))
+    card = card_of()
     first = score_volume(small_network(), card, volume(), SETTINGS, CURVE)
     assert score_volume(small_network(), card, volume(), SETTINGS, CURVE) == first
     others = [

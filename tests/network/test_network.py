@@ -255,7 +255,7 @@ def test_the_same_prompt_has_the_same_answer_to_the_bit():
     assert all(
         torch.equal(a, b) for a, b in zip(kept, (embedding.feature, embedding.fusion, embedding.image), strict=True)
     )
-    assert embedding.nbytes == 4 * (8 * 8**3 + 8 * 8**3 + 16**3)
+    assert embedding.nbytes == 4 * (8 * 8**3 + 8 * 8**3 + 32**3)
 
 
 def test_points_are_a_set():

@@ -15,20 +15,29 @@ from lib.boxes import bounding_box
 from lib.errors import SettingsError
 from lib.geometry import PatchGrid, map_indices
 from lib.images.volumes import make_volume
+from lib.interactive import patch_network
 from lib.interactive import predictor as predictor_module
+from lib.interactive.many_clicks import LONGEST_CHAIN
 from lib.interactive.predictor import Predictor
 from lib.interactive.prompts import prompts_from_request
 from lib.network.sam3d import Embedding
 from lib.network.weights import load_weights
 from lib.settings import ClickSettings, Settings
 from lib.weights.checkpoints import PRETRAINED
-from network.small_networks import SMALL, card_of, small_network
+from network.small_networks import PUBLISHED_SMALL, SMALL, card_of
+from network.small_networks import small_network as network_of
 
 LABELS = ("lesion", "organ", "vessel")
-# A quarter of the small network's work, for the tests that ask hundreds of times.
-SMALLER = replace(SMALL, patch_size=16, window_size=2, sam_window_size=2)
+# A quarter of the small networks' work, for the tests that ask hundreds of times.
+SMALLER = replace(PUBLISHED_SMALL, patch_size=16, window_size=2, sam_window_size=2)
+SMALLER_CHAIN = replace(SMALL, patch_size=16, window_size=2, sam_window_size=2)
 DEMO = PRETRAINED / "tiny.safetensors"
 DEMO_REQUESTS = int(os.environ.get("SAM3D_DEMO_REQUESTS", "20"))
+
+
+def small_network(seed=0, settings=PUBLISHED_SMALL):
+    """Of one spacing, that grows over patches, unless told otherwise; test_chain.py has the other road."""
+    return network_of(seed, settings)
 
 
 def settings_with(max_patches=4, embedding_cache_mib=64, **values):
@@ -177,7 +186,7 @@ def test_more_clicks_never_take_an_earlier_ones_voxel():
 def test_a_click_far_away_changes_nothing_here(max_patches, kind):
     """Far: neither its patch nor those its object grows over meet the first click's patch (samples 4 to 35)."""
     volume = noisy((300, 24, 24))
-    predictor = predictor_of(small_network(9), settings_with(max_patches=max_patches))
+    predictor = predictor_of(small_network(2), settings_with(max_patches=max_patches))
     near, far = [20, 12, 12], [280, 12, 12]
     before = ask(predictor, volume, lesion=[near]).label_map
     extra = {"lesion": [near, far]} if kind == "lesion" else {"lesion": [near], kind: [far]}
@@ -192,9 +201,9 @@ def test_a_later_click_in_the_patch_encodes_nothing(monkeypatch):
     network = small_network(1)
     predictor = predictor_of(network, settings_with(max_patches=1))
     calls = []
-    encode, sample = network.encode, predictor_module.sample_patch
+    encode, sample = network.encode, patch_network.sample_patch
     monkeypatch.setattr(network, "encode", lambda *args: calls.append("encode") or encode(*args))
-    monkeypatch.setattr(predictor_module, "sample_patch", lambda *args: calls.append("sample") or sample(*args))
+    monkeypatch.setattr(patch_network, "sample_patch", lambda *args: calls.append("sample") or sample(*args))
     volume = noisy((40, 40, 40))
     first = ask(predictor, volume, lesion=[[20, 20, 20]]).report
     assert calls == ["sample", "encode"]
@@ -296,10 +305,10 @@ def test_clicks_on_the_background_alone_have_an_empty_box():
 
 def test_warming_up_goes_through_the_network_once_and_keeps_nothing():
     network = Threshold()
-    predictor = Predictor(network, card_of(), settings_with(), torch.device("cpu"))
+    predictor = Predictor(network, card_of(PUBLISHED_SMALL), settings_with(), torch.device("cpu"))
     predictor.warm_up()
     assert network.points == [([[16.0, 16.0, 16.0]], [1.0])]
-    assert predictor._embeddings.used_bytes == 0
+    assert predictor._network._embeddings.used_bytes == 0
 
 
 def test_embeddings_on_disk_outlive_the_server(tmp_path):
@@ -323,14 +332,14 @@ def test_without_the_setting_nothing_is_written(tmp_path):
 def test_embeddings_are_bounded_by_bytes():
     volume = noisy((60, 60, 60))
     predictor = predictor_of(small_network(1), settings_with(max_patches=1, embedding_cache_mib=1))
-    size = 4 * (8 * 8**3 + 8 * 8**3 + 16**3)
+    size = 4 * (8 * 8**3 + 8 * 8**3 + 32**3)
     points = np.random.default_rng(1).integers(0, 60, (30, 3)).tolist()
     encoded = 0
     for point in points:
         encoded += ask(predictor, volume, lesion=[point]).report.n_encoded
-        assert predictor._embeddings.used_bytes <= 2**20
+        assert predictor._network._embeddings.used_bytes <= 2**20
     assert encoded == 30
-    assert predictor._embeddings.used_bytes == 2**20 // size * size
+    assert predictor._network._embeddings.used_bytes == 2**20 // size * size
     # The same clicks again would be answered from memory altogether: so one more in the same patch.
     last, first = ([point, [min(59, index + 1) for index in point]] for point in (points[-1], points[0]))
     assert ask(predictor, volume, lesion=last).report.n_encoded == 0
@@ -374,7 +383,7 @@ class Threshold(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.settings = SMALL
+        self.settings = PUBLISHED_SMALL
         self.points = []
 
     def encode(self, patch):
@@ -504,7 +513,7 @@ def test_of_very_many_clicks_the_first_are_taken_together():
     predictor = predictor_of(Threshold(), settings_with(max_patches=1))
     rng = np.random.default_rng(0)
     points = [[int(x) for x in 8 + np.array(np.unravel_index(n, (16, 16, 16)))] for n in rng.permutation(4096)[:65]]
-    longest = predictor_module.LONGEST_CHAIN
+    longest = LONGEST_CHAIN
 
     def decoded(count):
         return ask(predictor, volume, lesion=[[16, 16, 16]], background=points[:count]).report.n_decoded
@@ -546,117 +555,6 @@ def test_a_correction_that_leaks_is_kept_near_its_click():
     assert two[28:35, 20, 20].all()
     distance = np.linalg.norm(np.argwhere(two != one) - [32, 20, 20], axis=1)
     assert 6 < distance.max() <= 12
-
-
-def test_an_object_too_large_for_the_patch_is_seen_from_farther_away():
-    """Zooms: the one that others agree with; here a cube of 50 mm, in a patch of 32 samples."""
-    array = np.full((110, 110, 110), -100, np.int16)
-    array[0, 0, 0] = -1000
-    array[30:80, 30:80, 30:80] = 200
-    opened = []
-
-    class Watched(Predictor):
-        def _embedding(self, volume, grid, *args, **values):
-            opened.append(grid.spacing_mm)
-            return super()._embedding(volume, grid, *args, **values)
-
-    def ask_with(zooms, *clicks):
-        papers = card_of(SMALL, has_background_clicks=True, zooms=zooms)
-        volume = make_volume(array, np.eye(4))
-        opened.clear()
-        return ask(
-            Watched(Threshold(), papers, settings_with(max_patches=64), torch.device("cpu")), volume, lesion=[*clicks]
-        )
-
-    def is_found(answer, expected):
-        found = answer.label_map == 1
-        return 2 * np.count_nonzero(found & expected) / (found.sum() + expected.sum()) > 0.95
-
-    cube = array > 0
-    plain = ask_with((1.0,), [55, 55, 55])
-    assert plain.report.n_patches > 8
-    assert is_found(plain, cube)
-    zoomed = ask_with((1.0, 2.0, 4.0), [55, 55, 55])
-    assert opened == [1.0, 2.0, 4.0]  # each zoom is looked at once, and encoded once
-    assert zoomed.report.n_patches == 1
-    assert is_found(zoomed, cube)
-    # A second click in the same patch does not change the zoom, and encodes nothing.
-    again = ask_with((1.0, 2.0, 4.0), [55, 55, 55], [50, 60, 58])
-    assert again.report.n_encoded == 3
-    assert is_found(again, cube)
-
-
-@pytest.mark.parametrize("voxel_mm", [(0.5, 0.5, 0.5), (-0.4, 0.6, 2.0)], ids=["isotropic", "flipped, anisotropic"])
-def test_a_small_object_is_seen_from_nearer_than_the_weights_spacing(voxel_mm):
-    """A cube of 6 mm, which both zooms see: of equals the finest counts. The automatic mode stays at the spacing."""
-    shape = tuple(int(48 / abs(step)) for step in voxel_mm)
-    array = np.full(shape, -100, np.int16)
-    around = [np.abs((np.arange(n) - n // 2) * step) <= 3.01 for n, step in zip(shape, voxel_mm, strict=True)]
-    cube = around[0][:, None, None] & around[1][None, :, None] & around[2][None, None, :]
-    array[cube] = 200
-    volume = make_volume(array, np.diag([*voxel_mm, 1.0]))
-    papers = card_of(SMALL, has_background_clicks=True, zooms=(0.5, 1.0))
-    predictor = Predictor(Threshold(), papers, settings_with(max_patches=1), torch.device("cpu"))
-    answer = ask(predictor, volume, lesion=[[n // 2 for n in shape]])
-    found = answer.label_map == 1
-    assert answer.report.n_encoded == 2
-    assert 2 * np.count_nonzero(found & cube) / (found.sum() + cube.sum()) > 0.95
-    chosen = predictor._fitting(volume, np.array([n // 2 for n in shape]), answer.report)
-    assert chosen.spacing_mm == 0.5
-    alone = Predictor(Threshold(), replace(papers, zooms=(1.0,)), predictor.settings, torch.device("cpu"))
-    counts = [each.segment_automatically(volume).report.n_encoded for each in (predictor, alone)]
-    assert counts[0] == counts[1] == 8
-
-
-def test_zooms_are_compared_at_the_first_click_and_never_again(monkeypatch):
-    """And two clicks on two objects, or one click in two volumes, are two comparisons."""
-    compared = []
-    real = predictor_module.most_agreed
-    monkeypatch.setattr(predictor_module, "most_agreed", lambda *given: compared.append(1) or real(*given))
-    papers = card_of(SMALL, has_background_clicks=True, zooms=(1.0, 2.0))
-    predictor = Predictor(Threshold(), papers, settings_with(max_patches=64), torch.device("cpu"))
-    volume, click = bar()[0], [100, 20, 20]
-    first = ask(predictor, volume, lesion=[click])
-    for more in ([101, 20, 20], [99, 21, 20]):
-        ask(predictor, volume, lesion=[click, more])
-    assert len(compared) == 1
-    assert np.array_equal(ask(predictor, volume, lesion=[click]).label_map, first.label_map)
-    ask(predictor, volume, lesion=[[30, 20, 20]])
-    assert len(compared) == 2
-    ask(predictor, make_volume(volume.array + 1, volume.affine), lesion=[click])
-    assert len(compared) == 3
-
-
-def test_an_object_that_fits_no_zoom_is_followed_at_the_coarsest():
-    volume, expected = bar(length=400)
-    papers = card_of(SMALL, has_background_clicks=True, zooms=(1.0, 2.0))
-    answer = ask(
-        Predictor(Threshold(), papers, settings_with(max_patches=64), torch.device("cpu")),
-        volume,
-        lesion=[[100, 20, 20]],
-    )
-    found = answer.label_map == 1
-    assert 2 * np.count_nonzero(found & expected) / (found.sum() + expected.sum()) > 0.9
-    assert answer.report.n_patches <= 11
-    assert answer.report.notes == []
-
-
-def test_what_leaves_a_patch_that_is_not_the_coarsest_is_not_followed():
-    """Two zooms agree on a thin bar, of which the finer patch shows the middle; only the coarsest may go on."""
-    volume = bar(length=200)[0]
-    papers = card_of(SMALL, has_background_clicks=True, zooms=(1.0, 1.5, 40.0))
-    predictor = Predictor(Threshold(), papers, settings_with(max_patches=64), torch.device("cpu"))
-    answer = ask(predictor, volume, lesion=[[100, 20, 20]])
-    assert answer.report.n_patches == 1
-    assert 30 <= np.count_nonzero((answer.label_map == 1).any(axis=(1, 2))) <= 50
-    alone = replace(papers, zooms=(1.0,))
-    followed = ask(
-        Predictor(Threshold(), alone, settings_with(max_patches=64), torch.device("cpu")),
-        volume,
-        lesion=[[100, 20, 20]],
-    )
-    assert followed.report.n_patches > 5
-    assert np.count_nonzero((followed.label_map == 1).any(axis=(1, 2))) == 180
 
 
 def test_the_nearest_labels_logit_wins():
@@ -722,7 +620,7 @@ def test_the_automatic_mode_keeps_no_embedding_and_is_the_same_each_time():
     volume = noisy((40, 30, 20))
     predictor = predictor_of(small_network(3))
     first = predictor.segment_automatically(volume).label_map
-    assert predictor._embeddings.used_bytes == 0
+    assert predictor._network._embeddings.used_bytes == 0
     assert np.array_equal(predictor.segment_automatically(volume).label_map, first)
 
 

@@ -1,4 +1,4 @@
-"""Pre-training on synthetic patches: the same outcome however it is interrupted or shared."""
+"""Pre-training by chains: the same outcome however it is interrupted or shared, and something is learned."""
 
 import json
 from dataclasses import replace
@@ -8,10 +8,11 @@ import torch
 
 from lib.errors import TrainingError, WeightsError
 from lib.learning.distributed import Team, run_together
-from lib.pretraining.synthetic import PretrainingPlan, pretrain
+from lib.pretraining import chain_training
+from lib.pretraining.chain_training import ChainPlan, pretrain
 from network.small_runs import SMALL
 
-PLAN = PretrainingPlan(steps=4, batch_size=2, stretch=2, warmup_steps=1, seed=3)
+PLAN = ChainPlan(steps=4, batch_size=2, stretch=2, warmup_steps=1, seed=3)
 
 
 def trained(folder, plan=PLAN, **values):
@@ -39,28 +40,20 @@ def test_a_seed_gives_the_same_weights_and_another_seed_others(tmp_path):
 def test_an_interrupted_run_goes_on_to_the_same_weights(tmp_path, monkeypatch):
     unbroken = trained(tmp_path / "a")
 
-    def killed(*_):
-        raise KeyboardInterrupt
+    practise, left = chain_training.practise, iter(range(7))
+
+    def killed(pupil):
+        if next(left, None) == 6:  # in the middle of the second stretch
+            raise KeyboardInterrupt
+        return practise(pupil)
 
     with monkeypatch.context() as patched:
-        patched.setattr("lib.pretraining.synthetic.dice_of", _after(3, killed))  # in the middle of the second stretch
+        patched.setattr(chain_training, "practise", killed)
         with pytest.raises(KeyboardInterrupt):
             trained(tmp_path / "b")
     assert len(losses(tmp_path / "b")) == 1
     assert_same(trained(tmp_path / "b"), unbroken)
     assert losses(tmp_path / "b") == losses(tmp_path / "a")
-
-
-def _after(calls, act):
-    from lib.learning.training import dice_of
-
-    left = [calls]
-
-    def count(*args):
-        left[0] -= 1
-        return act() if left[0] < 0 else dice_of(*args)
-
-    return count
 
 
 def test_a_folder_of_another_plan_is_not_gone_on_with(tmp_path):
@@ -85,11 +78,33 @@ def test_two_processes_train_as_one(tmp_path):
     alone = trained(tmp_path / "one")
     run_together(2, "gloo", share, tmp_path / "two")
     together = torch.load(tmp_path / "two" / "state.pt", weights_only=True)["average"]
-    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=1e-5)
-    # Adam turns rounding of gradients near zero into steps; weights moved by some 8e-3.
-    assert_same({name: together[name] for name in alone}, alone, tolerance=1e-3)
+    # Rounding differs: optimisers turn that of small gradients into steps of the usual length, and a click may move.
+    assert losses(tmp_path / "two")[0] == pytest.approx(losses(tmp_path / "one")[0], abs=1e-5)
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=0.02)
+    start = trained(tmp_path / "start", replace(PLAN, learning_rate=0.0))
+    moved = torch.cat([(alone[name] - start[name]).flatten() for name in alone])
+    apart = torch.cat([(alone[name] - together[name]).flatten() for name in alone])
+    assert apart.norm() < 0.1 * moved.norm()
+
+
+def test_a_run_by_the_clock_ends_when_its_time_is_up_and_its_steps_shrink(tmp_path, monkeypatch):
+    ticks = iter(range(0, 10_000, 20))  # seconds
+    rates = []
+    descend = chain_training.descend
+    monkeypatch.setattr(chain_training, "monotonic", lambda: float(next(ticks)))
+    monkeypatch.setattr(chain_training, "descend", lambda *a: (rates.append(a[-1]), descend(*a)))
+    plan = replace(PLAN, steps=1, minutes=2, warmup_steps=2, stretch=4)
+    trained(tmp_path / "a", plan)
+    assert len(rates) == 6  # of 20 s each
+    assert rates[0] == plan.learning_rate / 2
+    assert rates[1:] == sorted(rates[1:], reverse=True)
+    assert rates[-1] < 0.1 * plan.learning_rate
+    state = torch.load(tmp_path / "a" / "state.pt", weights_only=True)
+    assert (state["step"], state["seconds"]) == (6, 120.0)
+    trained(tmp_path / "a", plan)  # there is nothing left to do
+    assert len(rates) == 6
 
 
 def test_a_team_larger_than_a_step_is_refused(tmp_path):
-    with pytest.raises(TrainingError, match="a step has 2 patches, fewer than 3 processes: raise --batch"):
+    with pytest.raises(TrainingError, match="a step has 2 samples, fewer than 3 processes: raise --batch"):
         trained(tmp_path, team=Team(3, 0))

@@ -113,7 +113,7 @@ def test_a_card_holds_what_the_weights_are(tmp_path):
     values = json.loads((tmp_path / "small.json").read_text())
     assert sorted(values) == sorted(
         [
-            *("format", "variant", "network", "intensity", "spacing_mm", "zooms", "has_antialiasing", "version"),
+            *("format", "variant", "network", "intensity", "spacing_mm", "has_antialiasing", "version"),
             "is_trained",
             *("has_background_clicks", "has_automatic_mode", "licence", "description", "figures", "parent_sha256"),
             "sha256",
@@ -201,11 +201,6 @@ def test_a_damaged_card_is_refused(saved, text, message):
     [
         ({"network": {"depth": "4"}}, "small.json says depth is '4', which it cannot be"),
         ({"network": {"embed_dim": -1}}, "says embed_dim is '-1'"),
-        ({"zooms": [2.0, 1.0]}, r"says zooms are \[2.0, 1.0\], but they must ascend and have 1 among them"),
-        ({"zooms": [0.5, 2.0]}, r"says zooms are \[0.5, 2.0\]"),
-        ({"zooms": [0.0, 1.0]}, r"says zooms are \[0.0, 1.0\]"),
-        ({"zooms": []}, r"says zooms are \[\]"),
-        ({"zooms": 2.0}, "is not a complete model card: .*float.* not iterable"),
         ({"network": {"click_unet": ["wide"]}}, "is not a complete model card: invalid literal"),
         ({"network": {"neck_blocks": ["first"]}}, "is not a complete model card: invalid literal"),
         ({"network": {"colour": 1}}, "is not a complete model card: .*colour"),
@@ -225,9 +220,9 @@ def test_a_card_of_another_network_is_refused(saved, changes, message):
 def test_values_that_are_not_finite_are_refused(tmp_path):
     network = small_network()
     with torch.no_grad():
-        network.mask_decoder.logits.weight[0, 0, 0, 0, 0] = torch.nan
+        network.mask_decoder.margin.weight[0, 0, 0, 0, 0] = torch.nan
     save_weights(network, card_of(), tmp_path / "small.safetensors")
-    refused(tmp_path / "small.safetensors", r"values that are not finite, in \['mask_decoder.logits.weight'\]")
+    refused(tmp_path / "small.safetensors", r"values that are not finite, in \['mask_decoder.margin.weight'\]")
 
 
 def test_a_sam_checkpoint_is_reported_to_the_letter(tmp_path):

@@ -11,7 +11,7 @@ APP = Path(__file__).parents[2] / "apps" / "sam3d"
 # From the ground up; a module or folder may import what lies below it, and its own.
 FLOORS = (
     ("errors", "random_streams"),
-    ("settings", "boxes", "cache"),
+    ("settings", "boxes", "cache", "naming", "strict_json", "access_tokens"),
     ("geometry", "memory", "network", "synthesis"),
     ("images", "weights"),
     ("interactive", "labels", "demo"),
@@ -23,7 +23,7 @@ FLOORS = (
     ("dicomweb", "infers"),
     ("datastore", "viewer"),
     ("activelearning", "trainers"),
-    ("serving", "configs"),
+    ("serving", "configs", "diagnosis", "exporting"),
     ("commands",),
 )
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}

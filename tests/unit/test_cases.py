@@ -32,8 +32,9 @@ PLAIN = Intensity(low=-1e6, high=1e6, mean=0.0, std=1.0)
 ORIENTATIONS = [(order, flips) for order in permutations(range(3)) for flips in product((1, -1), repeat=3)]
 
 
-def card_of(spacing_mm: float = 1.5, intensity: Intensity = PLAIN, size: int = SIZE) -> Card:
-    network = replace(VARIANTS["tiny"], patch_size=size)
+def card_of(spacing_mm: float = 1.5, intensity: Intensity = PLAIN, size: int = SIZE, has_prior: bool = False) -> Card:
+    """Of a network of one spacing, or of one that reads the mask so far and sees objects from as far as they need."""
+    network = replace(VARIANTS["tiny"], patch_size=size, click_unet=VARIANTS["tiny"].click_unet if has_prior else ())
     return Card("tiny", network, intensity, spacing_mm)
 
 
@@ -134,12 +135,11 @@ def test_the_voxel_falls_anywhere_in_the_patch(cases: list[Case], store_of: Stor
     assert still == [(SIZE // 2,) * 3] * 5
 
 
-def zooms_drawn(label: NDArray, folder: Path, count: int, seed: int = 0) -> list[float]:
-    """How many times a patch's 1 mm is stretched, for samples of one case in voxels of 1 mm."""
-    image = write_nifti(folder / "zoomed.nii", image_of(label), np.eye(4))
-    case = Case("zoomed", image, write_nifti(folder / "zoomed_label.nii", label, np.eye(4)))
-    card = replace(card_of(spacing_mm=1.0), zooms=(0.5, 1.0, 2.0, 4.0))  # the finest is for clicks alone
-    store = CaseStore([case], LABELS, card, None, 10**8, augmentation=None)
+def spacings_drawn(label: NDArray, folder: Path, count: int, seed: int = 0) -> list[float]:
+    """Millimetres between samples, for samples of one case in voxels of 1 mm."""
+    image = write_nifti(folder / "drawn.nii", image_of(label), np.eye(4))
+    case = Case("drawn", image, write_nifti(folder / "drawn_label.nii", label, np.eye(4)))
+    store = CaseStore([case], LABELS, card_of(has_prior=True), None, 10**8, augmentation=None)
     drawn: list[float] = []
     real = store._patch
     store._patch = lambda prepared, grid: drawn.append(grid.spacing_mm) or real(prepared, grid)  # type: ignore
@@ -147,15 +147,15 @@ def zooms_drawn(label: NDArray, folder: Path, count: int, seed: int = 0) -> list
     return drawn
 
 
-def test_patches_are_drawn_at_the_zoom_at_which_a_click_is_answered(tmp_path: Path) -> None:
-    small, large, apart = (np.zeros((60, 60, 60), np.uint8) for _ in range(3))
+def test_patches_are_drawn_at_the_finest_spacing_that_holds_the_object_and_at_any(tmp_path: Path) -> None:
+    small, large, apart = (np.zeros((64, 64, 64), np.uint8) for _ in range(3))
     small[28:34, 28:34, 28:34] = 1
     large[20:43, 20:43, 20:43] = 1  # wider than a patch of 16 mm
     apart[20:24, 20:24, 20:24] = 1
     apart[27:31, 20:24, 20:24] = 1  # a second lesion, that a patch around the first one cuts
     for label, usual in ((small, 1.0), (apart, 1.0), (large, 4.0)):
-        drawn = zooms_drawn(label, tmp_path, 60)
-        # Half of them at any zoom, a third of which are the usual one.
+        drawn = spacings_drawn(label, tmp_path, 60)
+        # Half of them at any, a third of which are the usual one.
         assert 0.5 < drawn.count(usual) / 60 < 0.85, (usual, drawn)
         assert set(drawn) == {1.0, 2.0, 4.0}
 
@@ -320,7 +320,7 @@ def test_cases_that_cannot_be_used_are_named_and_left_out(tmp_path: Path, store_
     assert store.skipped == {}  # nothing is opened before it is asked for
     assert {sample.case for sample in store.samples(0, 0, 30)} == {"good"}
     assert store.usable() == ["good"]
-    said = {"cut": "cut short", "gone": "does not exist", "empty": "no voxel", "moved": "within the image"}
+    said = {"cut": "cut short", "gone": "does not exist", "empty": "no voxel", "moved": "mm off it"}
     assert store.skipped.keys() == {*said, "damaged"}
     for case, reason in said.items():
         assert reason in store.skipped[case]

@@ -149,12 +149,11 @@ def padded_wrongly(path: Path) -> None:
         (lambda case: case.image.unlink(), VolumeError, "a_image.nii.gz is not there: copy or download it again"),
         (lambda case: case.label.unlink(), VolumeError, "a_label.nii.gz is not there"),
         (lambda case: cut_short(case.image), VolumeError, "a_image.nii.gz is damaged, cut short"),
-        (lambda case: padded_wrongly(case.label), VolumeError, "a_label.nii.gz is damaged, cut short or no NIfTI"),
+        (lambda case: padded_wrongly(case.label), LabelError, "a_label.nii.gz is damaged, cut short or no NIfTI"),
         (lambda case: write(case.label, label_map(1, 7)), LabelError, r"value 7, which has no name \(1 is organ, 2 is"),
         (lambda case: write(case.label, label_map(1) * np.float32(0.5)), LabelError, "value 0.5, which is no label"),
         (lambda case: write(case.label, label_map(1).astype(np.int16) * -1), LabelError, "value -1, which is no label"),
-        (lambda case: write(case.label, label_map(1)[:3]), VolumeError, "must lie on one grid"),
-        (lambda case: write(case.label, label_map(1), np.diag([1, 1, 1.5, 1])), VolumeError, "2.0 mm off its image"),
+        (lambda case: write(case.label, label_map(1), np.diag([1, 1, 1.5, 1])), LabelError, "0.75 mm off the image's"),
     ],
 )
 def test_a_case_that_cannot_be_used_says_why(tmp_path, spoil, error, sentence):
@@ -164,6 +163,12 @@ def test_a_case_that_cannot_be_used_says_why(tmp_path, spoil, error, sentence):
         facts_of(case, 2, NAMES)
     with pytest.raises(TrainingError, match=f"1 of 1 cases cannot be used: a: .*{sentence}"):
         inspected([case], 2, NAMES, [], tmp_path / "run")
+
+
+def test_a_label_cropped_to_a_part_is_placed(tmp_path, caplog):
+    case = case_of(tmp_path, label_map(1, 2, 2)[:3])
+    assert facts_of(case, 2, NAMES).voxels == 2
+    assert "a_label.nii.gz has a grid of its own (3 x 4 x 4 voxels" in caplog.text
 
 
 def test_a_set_is_refused_as_a_whole_and_names_a_few(tmp_path):

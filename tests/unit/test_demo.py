@@ -44,7 +44,7 @@ def test_an_empty_folder_gets_dicom_studies_and_keeps_them(tmp_path: Path) -> No
     first = demo.prepare(folder)
     assert (first.is_dicom, len(first.targets), len({target.study for target in first.targets})) == (True, 3, 3)
     for target, (seed, _, _) in zip(first.targets, demo.DEMO_SERIES, strict=True):
-        array, _ = read_series(folder / target.study / target.image, 2**30)
+        array, *_ = read_series(folder / target.study / target.image, 2**30)
         assert array[target.click] == 700 + seed
     written = files(folder)
     assert demo.prepare(folder) == first

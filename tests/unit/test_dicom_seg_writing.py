@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -14,7 +16,9 @@ from lib.images.volumes import Volume, open_volume
 from lib.labels.dicom_codes import meaning_of
 from lib.labels.dicom_seg_writing import SegInfo, write_seg
 from lib.labels.masks import read_label
+from unit.test_dicom_series import enhanced
 from unit.test_dicom_writing import affine_of
+from unit.volumes_on_disk import numbered, write_dicom_series
 
 INFO = SeriesInfo("P-1", "Müller^Jörg", description="Bauch groß")
 
@@ -75,12 +79,74 @@ def test_nothing_drawn_is_refused(series: Path, volume: Volume) -> None:
         write_seg({"liver": np.zeros(volume.shape, bool)}, volume.affine, series, series.parent / "seg.dcm")
 
 
-def test_a_label_of_another_grid_is_refused_and_leaves_nothing(series: Path, volume: Volume) -> None:
-    with pytest.raises(LabelError, match="itkimage2segimage refused the label"):
+def test_a_label_of_no_series_is_refused_and_leaves_nothing(series: Path, volume: Volume) -> None:
+    with pytest.raises(LabelError, match="no DICOM SEG can refer to nowhere"):
         write_seg(
             {"liver": np.ones((3, 3, 3), bool)}, volume.affine, series.parent / "nowhere", series.parent / "s.dcm"
         )
     assert [path.name for path in series.parent.iterdir()] == ["series"]
+
+
+def beside(k: int, data: Any) -> None:
+    """The lowest slice lies across, as a localizer's do."""
+    if k == 0:
+        data.ImageOrientationPatient = [1, 0, 0, 0, 0, -1]
+
+
+def phases(k: int, data: Any) -> None:
+    data.ImagePositionPatient, data.AcquisitionNumber = [0, 0, 1.5 * (k % 6)], 1 + k // 6
+
+
+def tilted(k: int, data: Any) -> None:
+    data.ImagePositionPatient = [0, 0.5 * k, 1.5 * k]
+
+
+def without_place(k: int, data: Any) -> None:
+    if k == 0:
+        del data.ImagePositionPatient
+
+
+@pytest.mark.parametrize("edit", [beside, phases, tilted, without_place])
+def test_a_seg_refers_to_the_slices_of_the_stack_alone(tmp_path: Path, edit: Callable[[int, Any], None]) -> None:
+    array = np.arange(24 * 20 * 12).reshape(24, 20, 12).astype(np.int16)
+    for k, path in enumerate(write_series(tmp_path / "series", array, np.diag([-1, -1, 1.5, 1]), INFO)):
+        data = pydicom.dcmread(path)
+        edit(k, data)
+        data.save_as(path)
+    volume = open_volume(tmp_path / "series")
+    masks = {"liver": ball(volume, 3, 4, 1)}
+    write_seg(masks, volume.affine, tmp_path / "series", tmp_path / "seg.dcm")
+    read = read_label(tmp_path / "seg.dcm", volume, ["liver"]).masks
+    assert np.array_equal(read["liver"], masks["liver"])
+    (reference,) = pydicom.dcmread(tmp_path / "seg.dcm").ReferencedSeriesSequence
+    first = 2 if edit in (beside, without_place) else 1
+    drawn_on = {INFO.uid("instance", k) for k in (first, first + 1)}
+    assert {each.ReferencedSOPInstanceUID for each in reference.ReferencedInstanceSequence} == drawn_on
+
+
+def test_a_seg_of_an_enhanced_file_refers_to_its_frames(tmp_path: Path) -> None:
+    source = write_dicom_series(tmp_path / "plain", numbered((24, 20, 6)), np.diag([-1, -1, 1.5, 1]), of_one_study)
+    folder = enhanced(tmp_path / "enhanced", source, "MR")
+    volume = open_volume(folder)
+    masks = {"liver": ball(volume, 3, 4, 1)}
+    write_seg(masks, volume.affine, folder, tmp_path / "seg.dcm")
+    read = read_label(tmp_path / "seg.dcm", volume, ["liver"]).masks
+    assert np.array_equal(read["liver"], masks["liver"])
+    whole, seg = pydicom.dcmread(folder / "enhanced.dcm"), pydicom.dcmread(tmp_path / "seg.dcm")
+    (reference,) = seg.ReferencedSeriesSequence[0].ReferencedInstanceSequence
+    assert reference.ReferencedSOPInstanceUID == whole.SOPInstanceUID
+    for frame in seg.PerFrameFunctionalGroupsSequence:
+        (drawn_on,) = frame.DerivationImageSequence[0].SourceImageSequence
+        assert drawn_on.ReferencedSOPInstanceUID == whole.SOPInstanceUID
+        place = whole.PerFrameFunctionalGroupsSequence[drawn_on.ReferencedFrameNumber - 1].PlanePositionSequence[0]
+        assert np.allclose(place.ImagePositionPatient, frame.PlanePositionSequence[0].ImagePositionPatient)
+
+
+def of_one_study(k: int, data: Any) -> None:
+    data.StudyInstanceUID, data.PatientID, data.PatientName = "1.2.3", "P-1", "Doe"
+    data.StudyDate, data.StudyTime, data.AccessionNumber, data.StudyID = "20260102", "101500", "", "1"
+    data.PatientBirthDate, data.PatientSex, data.ReferringPhysicianName = "", "O", ""
+    data.FrameOfReferenceUID, data.SeriesNumber = "1.2.4", 1
 
 
 @pytest.mark.parametrize(

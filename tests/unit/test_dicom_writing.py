@@ -43,7 +43,7 @@ def test_every_orientation_is_read_back_where_it_was(codes: str, tmp_path: Path)
     array, affine = noise((7, 5, 4)), affine_of(codes, turn=0.3)
     turned, grid = on_dicom_grid(array, affine)
     write_series(tmp_path / "s", turned, grid, INFO, [2, 0, 3, 1])
-    read, read_affine = read_series(tmp_path / "s", LIMIT)
+    read, read_affine, _ = read_series(tmp_path / "s", LIMIT)
     assert np.array_equal(read, turned)
     # Each voxel of the array that was given lies, with its value, where the affine that was given puts it.
     voxels = np.argwhere(np.ones(array.shape, bool))
@@ -103,7 +103,7 @@ def test_the_click_of_a_phantom_finds_its_lesion_in_the_series(codes: str, order
     array[4:7, 1:4, 3:6], label_map[4:7, 1:4, 3:6] = 2000, 1
     phantom = Phantom(array, affine_of(codes, (2.0, 2.0, 2.0)), label_map, ("lesion",))
     write_phantom(tmp_path / "s", phantom, INFO, order)
-    read, _ = read_series(tmp_path / "s", LIMIT)
+    read, *_ = read_series(tmp_path / "s", LIMIT)
     i, j, k = dicom_click(phantom)
     assert read[i, j, k] == 2000
     assert read[i - 1 : i + 2, j - 1 : j + 2, k - 1 : k + 2].min() == 2000  # its middle

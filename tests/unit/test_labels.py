@@ -12,13 +12,14 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from scipy.spatial.transform import Rotation
 
 from lib.errors import LabelError
 from lib.images.volumes import Volume, make_volume, open_volume
-from lib.labels.masks import names_by_order, read_label
+from lib.labels.masks import check_label, names_by_order, read_label
 from unit.labels_on_disk import dataset, write_seg, write_seg_nrrd
 from unit.volumes_on_disk import write_dicom_series, write_itk, write_nifti
 
@@ -321,6 +322,102 @@ def test_a_label_a_little_outside_is_cut_off(tmp_path: Path) -> None:
     assert_masks(found, {"lesion": label[:11] == 1})
 
 
+TINY = make_volume(
+    np.zeros((12, 10, 8), np.int16), np.array([[-1, 0, 0, 40.0], [0, -1.5, 0, 9], [0, 0, 2, 3], [0, 0, 0, 1]])
+)
+
+
+def on_tiny(affine: NDArray, shape: tuple[int, int, int] = (12, 10, 8)) -> NDArray:
+    """A ball of 4 mm around one place of TINY, as a label of a grid."""
+    where = np.stack(np.meshgrid(*(np.arange(n) for n in shape), indexing="ij"), axis=-1) @ affine[:3, :3].T
+    return (np.linalg.norm(where + affine[:3, 3] - [35, 2, 11], axis=-1) < 4).astype(np.uint8)
+
+
+def test_a_label_on_a_finer_grid_is_placed_where_it_lies(tmp_path: Path) -> None:
+    fine = TINY.affine @ np.diag([0.5, 0.5, 0.5, 1])
+    fine[:3, 3] -= TINY.affine[:3, :3] @ [0.25, 0.25, 0.25]  # the same box
+    path = write_nifti(tmp_path / "fine.nii.gz", on_tiny(fine, (24, 20, 16)), fine)
+    found = read_label(path, TINY, ["lesion"])
+    truth = on_tiny(TINY.affine)
+    overlap = 2 * (found.masks["lesion"] & (truth > 0)).sum() / (found.masks["lesion"].sum() + truth.sum())
+    assert overlap > 0.85
+    assert "a grid of its own (24 x 20 x 16 voxels of 0.5 x 0.75 x 1 mm)" in found.notes[0]
+    assert read_label(write_nifti(tmp_path / "own.nii", truth, TINY.affine), TINY, ["lesion"]).notes == ()
+
+
+@pytest.mark.parametrize(("shift", "said"), [((2, 0, 0), "2 mm"), ((0, 0, -4), "4 mm"), ((0.75, 1.5, 0), "1.68 mm")])
+@pytest.mark.parametrize("is_turned", [False, True])
+def test_a_label_shifted_against_its_image_is_refused_with_the_millimetres(
+    tmp_path: Path, shift: tuple[float, ...], said: str, is_turned: bool
+) -> None:
+    array, affine = on_tiny(TINY.affine), TINY.affine.copy()
+    affine[:3, 3] += shift
+    if is_turned:
+        array, affine = reoriented(array, affine, (2, 0, 1), (-1, 1, -1))
+    path = write_nifti(tmp_path / "label.nii", array, affine)
+    assert f"lies {said} off it" in refusal(path, TINY, ("lesion",))
+    with pytest.raises(LabelError, match=f"lies {said} off it"):
+        check_label(path, TINY, ["lesion"])
+
+
+def test_a_label_mirrored_against_its_image_is_refused_with_the_millimetres(tmp_path: Path) -> None:
+    mirrored = np.diag([-1.0, 1, 1, 1]) @ TINY.affine  # its first axis by LPS, the others by RAS
+    path = write_nifti(tmp_path / "label.nii", on_tiny(TINY.affine), mirrored)
+    assert "lies 69 mm off it" in refusal(path, TINY, ("lesion",))
+
+
+def test_a_label_of_another_size_without_a_place_is_refused(tmp_path: Path) -> None:
+    def forget(header: nib.Nifti1Header) -> None:
+        header["qform_code"] = header["sform_code"] = 0
+
+    path = write_nifti(tmp_path / "label.nii", on_tiny(TINY.affine)[:, :, 2:7], TINY.affine, forget)
+    assert "does not say where it lies, and has shape (12, 10, 5)" in refusal(path, TINY, ("lesion",))
+    sitk_image = sitk.GetImageFromArray(on_tiny(TINY.affine)[:, :, 2:7].T)
+    sitk.WriteImage(sitk_image, str(tmp_path / "label.nrrd"))
+    text = (tmp_path / "label.nrrd").read_bytes()
+    head, _, voxels = text.partition(b"\n\n")
+    lines = [line for line in head.split(b"\n") if not line.startswith((b"space", b"kinds"))]
+    (tmp_path / "label.nrrd").write_bytes(b"\n".join([*lines, b"spacings: 1 1.5 2"]) + b"\n\n" + voxels)
+    assert "does not say where it lies" in refusal(tmp_path / "label.nrrd", TINY, ("lesion",))
+
+
+@pytest.mark.parametrize("off", [1e-7, -6e-8, 9e-4])
+def test_values_near_whole_numbers_are_whole(tmp_path: Path, off: float) -> None:
+    values = blobs() * (1 + off / 2)
+    path = write_nifti(tmp_path / "label.nii", values.astype(np.float64), OBLIQUE)
+    assert_masks(read_label(path, volume_of(), ["lesion", "organ"]), by_value(blobs(), "lesion", "organ"))
+
+
+def test_values_may_be_large(tmp_path: Path) -> None:
+    path = write_nifti(tmp_path / "label.nii", blobs().astype(np.int32) * 100_000, OBLIQUE)
+    found = read_label(path, volume_of(), ["lesion"], value_names={100_000: "lesion", 200_000: "organ"})
+    assert_masks(found, {"lesion": blobs() == 1})
+
+
+def test_a_mask_scaled_by_255_is_a_mask(tmp_path: Path) -> None:
+    def scaled(header: nib.Nifti1Header) -> None:
+        header["scl_slope"], header["scl_inter"] = np.float32(1 / 255), 0
+
+    path = write_nifti(tmp_path / "label.nii", (blobs() == 1).astype(np.uint8) * 255, OBLIQUE, scaled)
+    assert_masks(read_label(path, volume_of(), ["lesion"]), by_value(blobs() == 1, "lesion"))
+
+
+def test_what_training_makes_of_names_that_a_server_lacks_is_said(tmp_path: Path) -> None:
+    path = write_nifti(tmp_path / "label.nii", blobs(), OBLIQUE)
+    names = {1: "lesion", 2: "spleen"}
+    assert check_label(path, volume_of(), ["lesion", "spleen"], names) == ()
+    (note,) = check_label(path, volume_of(), ["lesion", "organ"], names)
+    assert note.startswith("training leaves spleen of label.nii out, for this server's labels are lesion, organ")
+    (note,) = check_label(path, volume_of(), ["liver"], names)
+    assert note.startswith("training leaves label.nii out: it holds only lesion, spleen, and this server's labels")
+    (note,) = check_label(path, volume_of(), ["lesion"])
+    assert note == "training leaves label.nii out: its value 2 has no name; submit it with names"
+    (note,) = check_label(write_nifti(tmp_path / "no.nii", 0 * blobs(), OBLIQUE), volume_of(), ["lesion"])
+    assert note == "no.nii labels nothing: training leaves it out"
+    with pytest.raises(LabelError, match="the value 2, which has no name"):
+        check_label(path, volume_of(), ["lesion"], {1: "lesion"})
+
+
 # --------------------------------------------------------------- refusals
 
 
@@ -338,7 +435,9 @@ def test_a_label_elsewhere_is_refused_with_its_share(tmp_path: Path) -> None:
     label = np.zeros((14, 10, 10), np.uint8)
     label[4:, 2:8, 2:8] = 1
     path = write_nifti(tmp_path / "label.nii", label, np.eye(4))
-    assert "only 80% of what" in refusal(path, volume_of((12, 10, 10), np.eye(4)))
+    message = refusal(path, volume_of((12, 10, 10), np.eye(4)))
+    assert "only 80% of what" in message
+    assert "some of it 1.5 mm beyond" in message
     away = np.eye(4)
     away[0, 3] = 500.0
     path = write_nifti(tmp_path / "label.nii", label, away)
@@ -350,10 +449,11 @@ def test_the_images_size_under_another_header_is_refused(tmp_path: Path) -> None
     moved = OBLIQUE.copy()
     moved[:3, 3] += OBLIQUE[:3, 2] * 1.2
     message = refusal(write_nifti(tmp_path / "label.nii", blobs(), moved))
-    assert "only 80% of its extent" in message
-    assert "its image's size" in message
+    assert "lies 3.6 mm off it (+3.6 mm along k)" in message
     assert "header" in message
-    assert "header" in refusal(write_nifti(tmp_path / "label.nii", blobs(), np.eye(4)))
+    message = refusal(write_nifti(tmp_path / "label.nii", blobs(), np.eye(4)))
+    assert "only 0% of its extent lies within the image, and its middle" in message
+    assert "its image's size" in message
 
 
 def test_an_empty_label_is_refused(tmp_path: Path) -> None:
@@ -375,7 +475,8 @@ def test_a_label_between_the_voxels_is_refused_and_one_of_two_reported(tmp_path:
         write_nifti(tmp_path / "label.nii", label, fine), volume_of((10, 10, 10), np.eye(4)), ["lesion", "organ"]
     )
     assert set(found.masks) == {"organ"}
-    assert "lesion of label.nii is smaller" in found.notes[0]
+    assert "a grid of its own (40 x 40 x 40 voxels of 0.25 x 0.25 x 0.25 mm)" in found.notes[0]
+    assert "lesion of label.nii is smaller" in found.notes[1]
 
 
 @pytest.mark.parametrize(("value", "said"), [(np.nan, "NaN"), (1.5, "1.5"), (-1.0, "-1"), (1e12, "1e+12")])
@@ -458,11 +559,11 @@ def spoil(name: str):
     ("damage", "said"),
     [
         ("cut", "4 of"),
-        ("labelmap", "LABELMAP"),
+        ("labelmap", "1 bits per voxel where LABELMAP has 8 or 16"),
         ("image", "without segments"),
         ("nameless", "segment 2"),
         ("bits", "8 bits"),
-        ("unplaced", "damaged"),
+        ("unplaced", "where its frames lie"),
         ("turned", "different orientation"),
         ("uneven", "uneven"),
     ],

@@ -41,7 +41,7 @@ def test_any_id_has_a_file(tmp_path: Path, image: str) -> None:
         lambda text: text[: len(text) // 2],
         lambda text: "",
         lambda text: "[1, 2]",
-        lambda text: text.replace('"format": 1', '"format": 9'),
+        lambda text: text.replace('"format": 2', '"format": 9'),
         lambda text: text.replace("3.5", "NaN"),
         lambda text: text.replace('"features": [0.5, -1.0]', '"features": []'),
         lambda text: text.replace('"key"', '"keys"'),

@@ -48,6 +48,21 @@ def test_a_fourth_case_validates_and_those_that_trained_do_not(record: SplitFile
     assert record.assign(IDS[:4]) == (sorted(IDS[:3]), [IDS[3]])
 
 
+def test_phases_of_a_series_are_on_one_side_and_count_once(record: SplitFile) -> None:
+    series = [f"1.2.840.{number}" for number in range(8)]
+    both = [image for uid in series for image in (uid, f"{uid}.phase2")]
+    split = record.assign(both)
+    assert len(split.validation) == 4
+    assert {image.removesuffix(".phase2") for image in split.validation}.isdisjoint(
+        image.removesuffix(".phase2") for image in split.training
+    )
+    later = [f"{uid}.phase3" for uid in series]  # found after the others have trained
+    grown = record.assign([*both, *later])
+    assert [image for image in later if image in grown.validation] == [
+        f"{uid}.phase3" for uid in series if uid in split.validation
+    ]
+
+
 @settings(max_examples=60, deadline=None)
 @given(steps=st.lists(st.sets(st.sampled_from(IDS)), min_size=1, max_size=8))
 def test_no_case_ever_changes_its_side(tmp_path_factory: pytest.TempPathFactory, steps: list[set[str]]) -> None:

@@ -5,11 +5,9 @@ from itertools import permutations, product
 import nibabel as nib
 import numpy as np
 import pytest
-from PIL import Image
 from scipy import ndimage
 
 from lib.errors import GeometryError
-from lib.pretraining.contact_sheet import contact_sheet
 from lib.settings import PRESETS
 from lib.synthesis.grid import Grid, apply_axes, gaussian_matrix, slices_matrices, smooth_field
 from lib.synthesis.patches import training_patch, training_rng
@@ -231,24 +229,3 @@ def test_a_failed_write_leaves_nothing_behind(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         write_studies(tmp_path, count=1)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_contact_sheet_is_a_small_picture(tmp_path):
-    path = tmp_path / "sheet.png"
-    contact_sheet(path, seed=1, rows=2, columns=3)
-    with Image.open(path) as picture:
-        assert picture.size == (3 * 67, 2 * 67)
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_a_mass_lies_in_the_muscle_of_its_limb(seed):
-    phantom = make_phantom(seed, (96, 96, 40), (1.4, 1.4, 4.0), scene="extremity")
-    mass, raw = phantom.label_map == 1, phantom.array
-    is_air = raw < -500
-    assert is_air.any()
-    assert not is_air[48, 48].all()  # the limb's middle is that of the volume
-    assert mass.sum() > 200
-    # Slices and blur mix a mass with what lies beside it at its border, never deep inside.
-    assert (is_air & ndimage.binary_erosion(mass, iterations=2)).sum() == 0
-    assert {"muscle", "bone"} <= set(phantom.names)
-    assert not (mass & phantom.structure("bone")).any()

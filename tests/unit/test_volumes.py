@@ -134,7 +134,7 @@ def test_nifti_scaling_is_read_from_the_header(tmp_path: Path) -> None:
     assert volume.array.dtype == np.int16
 
 
-@pytest.mark.parametrize("shape", [(5, 4, 3, 1), (5, 4, 3, 1, 1), (1, 5, 4, 3)])
+@pytest.mark.parametrize("shape", [(5, 4, 3, 1), (5, 4, 3, 1, 1)])
 def test_a_single_channel_is_squeezed(tmp_path: Path, shape: tuple[int, ...]) -> None:
     volume = open_volume(write_nifti(tmp_path / "one.nii.gz", numbered(shape), AFFINE))
     assert np.array_equal(volume.array, numbered(SHAPE))
@@ -190,18 +190,19 @@ def test_voxels_that_are_not_finite_take_the_lowest_value_and_are_told_of(tmp_pa
 @pytest.mark.parametrize(
     ("field", "where", "value", "message"),
     [
-        ("pixdim", 2, 0, r"voxel spacing of [0.7, 0.0, 2.5] mm; it must be more than 0"),
-        ("pixdim", 3, -1, r"voxel spacing of [0.7, 0.9, -1.0] mm"),
-        ("pixdim", 1, np.nan, r"voxel spacing of [nan, 0.9, 2.5] mm"),
+        ("pixdim", 2, 0, "pixdim[2] = 0 in its header, which is no voxel spacing: it must be more than 0"),
+        ("pixdim", 3, -1, "pixdim[3] = -1 in its header, and viewers differ"),
+        ("pixdim", 1, np.nan, "pixdim[1] = nan in its header"),
         ("dim", 2, 0, "no voxels: its shape is (5, 0, 3)"),
         ("dim", 2, -4, "no voxels"),
-        ("dim", 0, 9, "no NIfTI image"),
+        ("dim", 0, 9, "dim[0] = 9 in its header"),
         ("dim", slice(1, 4), 32000, "would take 125000000 MiB of memory, more than the 8192 MiB allowed"),
         ("srow_y", slice(0, 4), 0, "cannot be placed in space: the affine is singular"),
-        ("srow_y", 0, np.inf, "cannot be placed in space: the affine holds values that are not finite"),
-        ("datatype", (), 77, "no NIfTI image"),
+        ("srow_y", 0, np.inf, "cannot be placed in space: its header has srow_y = [inf"),
+        ("datatype", (), 77, "datatype = 77 in its header"),
         ("vox_offset", (), 100_000, "no NIfTI image"),
-        ("magic", (), b"ni1", "no NIfTI image"),
+        ("vox_offset", (), 0, "vox_offset = 0 in its header"),
+        ("vox_offset", (), np.nan, "vox_offset = nan in its header"),
     ],
 )
 def test_nifti_headers_that_make_no_sense_are_refused(
@@ -239,9 +240,44 @@ def test_files_that_are_no_image_are_refused(tmp_path: Path, ending: str) -> Non
     assert "damaged" in refusal(path)
 
 
+@pytest.mark.parametrize(
+    ("start", "what"),
+    [
+        (b"PK\x03\x04", "a ZIP archive: unpack it"),
+        (b"BZh9", "packed with bzip2"),
+        (b"\xfd7zXZ\x00", "packed with xz"),
+        (b"\x00" * 128 + b"DICM", "a DICOM file: give the folder"),
+        (b"\n<!DOCTYPE html><html>", "a page of text"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a placeholder of Git LFS"),
+        (b"\x89PNG\r\n\x1a\n", "a picture (PNG)"),
+        (b"\x93NUMPY", "a NumPy array"),
+    ],
+)
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_what_lies_under_an_image_s_name_is_named(tmp_path: Path, start: bytes, what: str, is_packed: bool) -> None:
+    content = start + b"\x00" * 400
+    (tmp_path / "a.nii.gz").write_bytes(gzip.compress(content) if is_packed else content)
+    assert refusal(tmp_path / "a.nii.gz").startswith(f"a.nii.gz is {what}")
+
+
+def test_formats_that_itk_opens_beside_ours_are_named(tmp_path: Path) -> None:
+    image = sitk.GetImageFromArray(numbered((3, 4, 5)))
+    for ending, what in (("gipl", "a GIPL file"), ("vtk", "a VTK file"), ("mnc", "an HDF5 or MINC"), ("tif", "a TIFF")):
+        sitk.WriteImage(image, str(tmp_path / f"a.{ending}"))
+        assert refusal(tmp_path / f"a.{ending}").startswith(f"a.{ending} is {what}")
+
+
+def test_what_was_packed_twice_is_said_to_be_that(tmp_path: Path) -> None:
+    once = write_nifti(tmp_path / "once.nii.gz", numbered(SHAPE), AFFINE).read_bytes()
+    (tmp_path / "twice.nii.gz").write_bytes(gzip.compress(once))
+    assert refusal(tmp_path / "twice.nii.gz") == "twice.nii.gz is packed twice with gzip: unpack it once (gunzip)"
+
+
 def test_what_has_no_format_or_no_name_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("hello")
-    assert "use one of .nii, .nii.gz, .nrrd, .mha, .mhd, or a folder" in refusal(tmp_path / "notes.txt")
+    assert "use one of .nii, .nii.gz, .hdr, .hdr.gz, .nrrd, .nhdr, .mha, .mhd, or a folder" in refusal(
+        tmp_path / "notes.txt"
+    )
     for nothing in ("", "."):
         with pytest.raises(VolumeError, match="no image was named"):
             open_volume(nothing)
@@ -265,7 +301,7 @@ def test_one_wrong_byte_in_a_gzip_is_noticed(tmp_path: Path) -> None:
 
 
 def test_a_gzip_that_unpacks_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lib.images.files.MAX_SURPLUS_MIB", 2)
+    monkeypatch.setattr("lib.images.nifti.MAX_SURPLUS_MIB", 2)
     plain = write_nifti(tmp_path / "image.nii", numbered(SHAPE), AFFINE).read_bytes()
     (tmp_path / "bomb.nii.gz").write_bytes(gzip.compress(plain + bytes(3 * 2**20)))
     assert "damaged" in refusal(tmp_path / "bomb.nii.gz")
@@ -286,7 +322,7 @@ def test_plain_files_cut_short_are_refused(tmp_path: Path, ending: str) -> None:
     ("header", "message"),
     [
         ("spacings: 1 -2 3", "voxel spacing of [1.0, -2.0, 3.0] mm; it must be more than 0"),
-        ("spacings: 1 0 3", "header that makes no sense"),
+        ("spacings: 1 0 3", "spacings = 1 0 3 in its header"),
         ("space: RAS\nspace directions: (1,0,0) (0,0,0) (0,0,3)", "voxel spacing of [1.0, 0.0, 3.0] mm"),
         ("space: RAS\nspace directions: (1,0,0) (1,0,0) (0,0,3)", "its axes lie in one plane"),
         ("spacings: 1 1 1\ndata file: /etc/hostname", "data files elsewhere"),
@@ -309,7 +345,7 @@ def test_nrrd_headers_that_make_no_sense_are_refused(tmp_path: Path, header: str
         ("ElementDataFile = image.raw", "ElementDataFile = /etc/hostname", "data files elsewhere"),
         ("ElementDataFile = image.raw", "ElementDataFile = ../image.raw", "data files elsewhere"),
         ("ElementDataFile = image.raw", "ElementDataFile = LIST", "a list of them"),
-        ("ElementDataFile = image.raw", "ElementDataFile = gone.raw", "header that makes no sense"),
+        ("ElementDataFile = image.raw", "ElementDataFile = gone.raw", "voxels are not beside it: put gone.raw"),
     ],
 )
 def test_metaimage_headers_that_make_no_sense_are_refused(tmp_path: Path, old: str, new: str, message: str) -> None:
@@ -355,36 +391,13 @@ def test_dicom_stacks_that_are_not_even_are_refused(tmp_path: Path) -> None:
         return refusal(write_dicom_series(tmp_path / name, array, np.eye(4), edit))
 
     def uneven(k: int, slice_: object) -> None:
-        slice_.ImagePositionPatient = [0, 0, k + (0.3 if k > 3 else 0)]
-
-    def tilted(k: int, slice_: object) -> None:
-        slice_.ImagePositionPatient = [0, 0.2 * k, k]
-
-    def twice(k: int, slice_: object) -> None:
-        slice_.ImagePositionPatient = [0, 0, k // 2]
+        slice_.ImagePositionPatient = [0, 0, k + 0.3 * (k % 2)]
 
     def two_series(k: int, slice_: object) -> None:
         slice_.SeriesInstanceUID = f"1.2.{k // 4}"
 
-    def turned(k: int, slice_: object) -> None:
-        if k == 5:
-            slice_.ImageOrientationPatient = [1, 0, 0, 0, 0, -1]
-
-    def other_size(k: int, slice_: object) -> None:
-        if k == 5:
-            slice_.Rows, slice_.PixelData = 2, slice_.PixelData[:16]
-
-    def other_spacing(k: int, slice_: object) -> None:
-        if k == 5:
-            slice_.PixelSpacing = [2, 2]
-
-    assert "unevenly spaced slices, 1 to 1.3 mm apart" in series("uneven", uneven)
-    assert "tilted gantry (11.3 degrees)" in series("tilted", tilted)
-    assert "two slices at one place" in series("twice", twice)
+    assert "unevenly spaced slices, 0.7 to 1.3 mm apart" in series("uneven", uneven)
     assert "mixes 2 DICOM series" in series("two", two_series)
-    assert "different orientation (" in series("turned", turned)
-    assert "(4, 3) and (4, 2) pixels" in series("size", other_size)
-    assert "different pixel spacing" in series("spacing", other_spacing)
 
 
 def test_rounded_slice_positions_are_no_reason_to_refuse(tmp_path: Path) -> None:

@@ -25,8 +25,6 @@ from lib.synthesis.phantoms import Phantom, make_phantom, suggested_click
 
 HOST = "127.0.0.1"
 CLICKS_FILE = "demo_clicks.json"  # beside the studies, which are what the servers look at
-# Beside the studies, too, and by its name nothing that the DICOMweb server reads.
-CACHE_FOLDER = ".monailabel"
 POLL_S = 0.2
 # Spacing and size are those of `make_phantom`; the axes lie as scanners lay them, instances in three orders.
 DEMO_SERIES = ((8, "LPS", "ascending"), (9, "LPS", "descending"), (10, "RPS", "shuffled"))
@@ -79,7 +77,7 @@ def instructions(url: str, demo: Demo) -> str:
     """What to open and what to click, with a ready command for the first of the targets."""
     lines = [f"sam3d is serving {demo.folder} at {url}", ""]
     if demo.is_dicom:
-        lines.append(f"Open    {url}/ohif/  OHIF: a study, the mode MONAI Label, model sam3d under Point Prompts")
+        lines.append(f"Open    {url}/ohif/  OHIF: a study, the mode MONAI Label, and click")
     lines += [
         f"Open    {url}/info/  the models, labels and studies of this server",
         f"        3D Slicer, module MONAI Label (an extension): server {url}, connect, Next Sample",
@@ -98,27 +96,15 @@ def instructions(url: str, demo: Demo) -> str:
 
 
 def serve(app: Path, demo: Demo, port: int) -> int:
-    """Run the servers until one ends or they are interrupted; print the instructions once they answer.
-
-    Returns an exit code. DICOM studies have a DICOMweb server of their own, which ends with this one.
-    """
+    """Run the server until it ends or is interrupted; print the instructions once it answers. Returns an exit code."""
     # The server calls `itkimage2segimage`, which is installed beside Python, by name.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     # Requests to this machine go to no proxy.
     environment = {**os.environ, "PATH": path, "no_proxy": HOST, "NO_PROXY": HOST}
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that no server is left behind
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the server is not left behind
     with ExitStack() as running:
         try:
-            studies = str(demo.folder)
-            if demo.is_dicom:
-                archive = free_port(port + 42 if port + 42 < 2**16 else 0)
-                command = ["dicomweb", "--folder", str(demo.folder), "--port", str(archive)]
-                served = _started(running, [sys.executable, str(app / "cli.py"), *command], environment)
-                studies = f"http://{HOST}:{archive}/dicom-web"
-                if not _wait(served, f"{studies}/studies?limit=1"):
-                    return served.wait()
-                environment["MONAI_LABEL_DICOMWEB_CACHE_PATH"] = str((demo.folder / CACHE_FOLDER).resolve())
-            places = ["--app", str(app), "--studies", studies, "--host", HOST, "--port", str(port)]
+            places = ["--app", str(app), "--studies", str(demo.folder), "--host", HOST, "--port", str(port)]
             program = [sys.executable, "-m", "monailabel.main", "start_server"]
             server = _started(running, [*program, *places], environment)
             url = f"http://{HOST}:{port}"

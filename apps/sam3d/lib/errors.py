@@ -5,10 +5,12 @@ Sam3DError
  ├── VolumeError     an image or label file that cannot be a 3D volume
  ├── LabelError      a label file that does not fit its image, or whose values have no names
  ├── SplitError      a record of training and validation cases that cannot be trusted
+ ├── RequestError    a name, a tag or a JSON text of a request that cannot be one
  ├── PromptError     clicks, boxes or label names that make no sense for the image
  ├── GeometryError   a box, grid or affine outside what it is used on
  ├── WeightsError    a checkpoint that is missing, damaged, unsafe or made for another network
- └── TrainingError   labelled cases or a machine that no training can be done with
+ ├── TrainingError   labelled cases or a machine that no training can be done with
+ └── BackupError     a backup that cannot be made, or put back
 """
 
 
@@ -32,6 +34,10 @@ class SplitError(Sam3DError):
     """The record of which cases train and which validate is damaged."""
 
 
+class RequestError(Sam3DError):
+    """A name or a JSON text that came from outside cannot be used."""
+
+
 class PromptError(Sam3DError):
     """A request's clicks, box or labels cannot be understood."""
 
@@ -42,6 +48,10 @@ class GeometryError(Sam3DError):
 
 class WeightsError(Sam3DError):
     """A checkpoint cannot be loaded into the network it was named for."""
+
+
+class BackupError(Sam3DError):
+    """A backup is damaged, or is in the way of what is there."""
 
 
 class TrainingError(Sam3DError):

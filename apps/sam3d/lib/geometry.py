@@ -192,6 +192,27 @@ class PatchGrid:
         pasted = _apply(values[source[0], source[1], source[2]], weights)
         return box, np.ascontiguousarray(pasted.transpose(np.argsort(self.axes)))
 
+    def resample(self, values: NDArray[np.floating[Any]], onto: PatchGrid, fill: float) -> NDArray[np.float32]:
+        """Values (P, P, P) of this patch at the samples (Q, Q, Q) of another one of the same volume, by linear
+        interpolation; `fill` at samples more than half a step outside of this patch."""
+        resampled = np.full((onto.size,) * 3, fill, dtype=np.float32)
+        inside: list[slice] = []
+        weights: list[NDArray[np.float32]] = []
+        source: list[slice] = []
+        for column in range(3):
+            natives = onto._positions(column, np.arange(onto.size))
+            positions = (natives - self._positions(column, np.zeros(1))) / self.steps[column]
+            known = np.flatnonzero((positions >= -0.5) & (positions <= self.size - 0.5))
+            if not len(known):
+                return resampled
+            inside.append(slice(int(known[0]), int(known[-1]) + 1))
+            support = max(1.0, abs(onto.steps[column] / self.steps[column]))
+            part, rows = _interpolation(positions[inside[-1]], self.size, support)
+            source.append(part)
+            weights.append(rows)
+        resampled[inside[0], inside[1], inside[2]] = _apply(values[source[0], source[1], source[2]], weights)
+        return resampled
+
     def _units(self, points: Floats) -> Floats:
         """Native points (N, 3) in samples from the centre of the unmoved patch, (N, 3) as (d, h, w)."""
         axes = list(self.axes)

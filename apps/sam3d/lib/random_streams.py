@@ -25,6 +25,8 @@ class RandomStream(IntEnum):
     CLICKS = 13
     VALIDATION = 14
     EXCHANGED_PATCH = 15
+    PRACTICE_VOLUME = 16
+    PRACTICE = 17
 
 
 def generator(stream: RandomStream, *numbers: int) -> np.random.Generator:

@@ -29,6 +29,9 @@ HOST_PREFIXES = ("skip_", "tracking", "auto_update_", "epistemic_")
 # What can stand behind the name `random`: chance, the order of names, or a strategy of lib.scoring.
 STRATEGIES = ("random", "first", "diversity", "uncertainty", "hybrid")
 
+# Which labels count for training: all but those that a reviewer sent back, or those that one approved.
+SUBMITTED, REVIEWED = "submitted", "reviewed"
+
 # Names a label may not have: they are keys of a viewer's request, and would hide its clicks (traps T4, T8).
 RESERVED_LABELS = frozenset(
     {
@@ -44,6 +47,9 @@ BACKGROUND = "background"
 # A mask is uint8, and 255 is kept out of it because OHIF gives that value a meaning of its own.
 MAX_LABELS = 254
 MAX_LABEL_LENGTH = 64
+
+HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\]")
+ORIGIN = re.compile(rf"https?://({HOST.pattern})(:[0-9]{{1,5}})?")
 
 
 @dataclass(frozen=True)
@@ -71,11 +77,16 @@ class NetworkSettings:
     prompt_heads: int = 8
     num_queries: int = 10
     # The published decoder never sees where a click is; networks of our own may (docs/decisions/0002).
-    # Channels of their decoder's three levels, fine to coarse; none: the published decoder.
+    # Channels of their decoder's four levels, fine to coarse; none: the published decoder.
     click_unet: tuple[int, ...] = ()
 
     @property
     def has_click_maps(self) -> bool:
+        return bool(self.click_unet)
+
+    @property
+    def has_prior(self) -> bool:
+        """Whether the network reads the mask so far: the decoder of our own does."""
         return bool(self.click_unet)
 
     @property
@@ -109,7 +120,7 @@ VARIANTS: Mapping[str, NetworkSettings] = {
         head_dim=32,
         prompt_mlp_dim=128,
         prompt_heads=4,
-        click_unet=(32, 64, 96),
+        click_unet=(24, 48, 96, 128),
     ),
     "vit_b": NetworkSettings(),
     "vit_l": NetworkSettings(embed_dim=1024, depth=24, num_heads=16, neck_blocks=(5, 11, 17, 23), adapter_dim=512),
@@ -122,7 +133,8 @@ class Intensity:
     """How raw voxel values become the network's input: clip to [low, high], then (value - mean) / std.
 
     With `is_percentile`, low and high are percentiles of the volume's own non-air voxels, and mean and std are those of
-    the clipped values: for MR, where raw numbers mean nothing by themselves.
+    the clipped values: for MR, where raw numbers mean nothing by themselves. With `is_open` these percentiles serve
+    mean and std alone and hardly anything is clipped, so that a small object brighter than all else keeps its values.
     """
 
     low: float
@@ -130,12 +142,14 @@ class Intensity:
     mean: float
     std: float
     is_percentile: bool = False
+    is_open: bool = False
 
 
-# The four tumour sets' constants are the published ones; `ct` and `mr` are ours.
+# The four tumour sets' constants are the published ones; the others are ours.
 PRESETS: Mapping[str, Intensity] = {
     "ct": Intensity(low=-160.0, high=300.0, mean=50.0, std=100.0),
     "mr": Intensity(low=0.5, high=99.5, mean=0.0, std=1.0, is_percentile=True),
+    "any": Intensity(low=0.5, high=99.5, mean=0.0, std=1.0, is_percentile=True, is_open=True),
     "kidney": Intensity(low=-54.0, high=247.0, mean=59.53867, std=55.457336),
     "liver": Intensity(low=-48.0, high=163.0, mean=60.057533, std=40.198017),
     "pancreas": Intensity(low=-39.0, high=204.0, mean=68.45214, std=63.422806),
@@ -162,6 +176,16 @@ class ServingSettings:
     max_requests: int = 16
     max_upload_mib: int = 1024
     lease_s: int = 1800
+    # Who may ask, beside this server's own pages under its own names.
+    allowed_hosts: tuple[str, ...] = ()
+    allowed_origins: tuple[str, ...] = ()
+    # Without a login other machines are refused, unless this says that they need none.
+    allow_anonymous: bool = False
+    access_token_file: Path | None = None
+    # For an OpenID provider that wants one of the server, beside PKCE.
+    openid_secret_file: Path | None = None
+    # None: audit.jsonl in the model folder.
+    audit_log: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -187,6 +211,7 @@ class TrainingSettings:
     click_rounds: int = 2
     train_seed: int = 0
     multi_gpu: bool = True
+    train_on: str = SUBMITTED
     # What mean Dice a version must gain to be served, and the most that a single label may lose.
     publish_margin: float = 0.01
     max_label_drop: float = 0.05
@@ -241,6 +266,8 @@ class Settings:
         values = {key: CONF_KEYS[key].parse(key, text) for key, text in texts.items()}
 
         variant = values.pop("variant", None) or _usual_variant(values)
+        if values.get("allow_anonymous") and values.get("access_token_file"):
+            raise SettingsError("allow_anonymous is true and access_token_file names a login: choose one of the two")
         labels, lists_background = values.pop("labels", (cls.labels, False))
         return cls(
             variant=variant,
@@ -377,6 +404,22 @@ def _device(key: str, text: str) -> str:
     return text
 
 
+def _hosts(key: str, text: str) -> tuple[str, ...]:
+    hosts = tuple(host.strip().lower() for host in text.split(","))
+    for host in hosts:
+        if not HOST.fullmatch(host):
+            raise SettingsError(f"{key} holds {host[:80]!r}: write names as in label.example.org,10.0.0.7")
+    return hosts
+
+
+def _origins(key: str, text: str) -> tuple[str, ...]:
+    origins = tuple(origin.strip().lower() for origin in text.split(","))
+    for origin in origins:
+        if not ORIGIN.fullmatch(origin):
+            raise SettingsError(f"{key} holds {origin[:80]!r}: write origins as in https://viewer.example.org:8443")
+    return origins
+
+
 def _path(key: str, text: str) -> Path:
     if not text:
         raise SettingsError(f"{key} is empty: give the path, or leave {key} away")
@@ -392,19 +435,25 @@ CONF_KEYS: Mapping[str, ConfKey] = {
     "mean": ConfKey(_number(), "own mean in place of the preset's"),
     "std": ConfKey(_number(low=1e-6, high=1e9), "own standard deviation in place of the preset's"),
     "spacing_mm": ConfKey(_number(low=0.1, high=10.0), "millimetres between the samples of a patch"),
-    "max_patches": ConfKey(_whole(1, 1000), "most patches that one label may grow over"),
+    "max_patches": ConfKey(_whole(1, 1000), "most patches that one label may grow over, with weights of one spacing"),
     "correction_radius_mm": ConfKey(_number(low=0.5, high=50.0), "how far a disputed click may change the mask"),
     "max_clicks": ConfKey(_whole(1, 100_000), "most clicks that one request may hold"),
     "max_requests": ConfKey(_whole(1, 1000), "most requests for masks that are answered or wait; more get status 429"),
-    "max_upload_mib": ConfKey(_whole(1, 1_000_000), "longest request for a mask, images sent along included"),
+    "max_upload_mib": ConfKey(_whole(1, 1_000_000), "longest request with an image or a label, all of it counted"),
     "lease_s": ConfKey(_whole(1, 1_000_000), "seconds after a click for which Next Sample keeps a case from others"),
+    "allowed_hosts": ConfKey(_hosts, "further names, with commas between, by which this server is asked"),
+    "allowed_origins": ConfKey(_origins, "further pages, as in https://viewer.example.org, that may ask this server"),
+    "allow_anonymous": ConfKey(_flag, "true: answer other machines without a login"),
+    "access_token_file": ConfKey(_path, "file with one secret: a bearer token, and the word to log in with"),
+    "openid_secret_file": ConfKey(_path, "file with the client secret, if the OpenID provider gave this server one"),
+    "audit_log": ConfKey(_path, "file for who read and stored what; audit.jsonl in model_folder unless named"),
     "next_sample": ConfKey(
         _one_of(dict.fromkeys(STRATEGIES)),
         "what Next Sample gives: hybrid, diversity, uncertainty, first or random",
     ),
     "score_share": ConfKey(_number(low=0.0, high=1.0), "share of the time spent on scores for Next Sample; 0: none"),
     "score_memory_mib": ConfKey(_whole(16, 1_000_000), "memory for an image while it is scored; larger ones are not"),
-    "viewer_fixes": ConfKey(_flag, "false: serve OHIF as MONAI Label ships it, without our page script and proxy"),
+    "viewer_fixes": ConfKey(_flag, "false: serve OHIF as MONAI Label ships it, without our page script"),
     "device": ConfKey(_device, "auto, cpu, cuda or cuda:N"),
     "precision": ConfKey(
         _one_of(PRECISIONS), "auto, fp32 or bf16: what clicks are computed in; auto is bf16 where it is fast"
@@ -421,6 +470,10 @@ CONF_KEYS: Mapping[str, ConfKey] = {
     "learning_rate": ConfKey(_number(low=1e-8, high=1.0), "largest step size; chosen by variant unless named"),
     "click_rounds": ConfKey(_whole(1, 20), "simulated clicks on each training patch"),
     "train_seed": ConfKey(_whole(0, 999_999_999), "the same seed and cases give the same run"),
+    "train_on": ConfKey(
+        _one_of(dict.fromkeys((SUBMITTED, REVIEWED))),
+        "submitted: all labels but those sent back; reviewed: those that a reviewer approved",
+    ),
     "multi_gpu": ConfKey(_flag, "true: train on all GPUs of the machine"),
     "publish_margin": ConfKey(_number(low=0.0, high=1.0), "mean Dice by which a new version must be better"),
     "max_label_drop": ConfKey(_number(low=0.0, high=1.0), "mean Dice that a new version may cost one label"),

@@ -201,6 +201,8 @@ class BackgroundScoring:
 
 def image_reference(image: str, datastore: Datastore) -> str:
     """What names the content of an image without opening it: a series by its UID, a file by its state on disk."""
+    if isinstance(datastore, ArchiveDatastore):
+        return datastore.reference(image)
     if isinstance(datastore, DICOMWebDatastore):
         return f"series {image}"
     return json.dumps(file_stamp(Path(datastore.get_image_uri(image))), default=str)

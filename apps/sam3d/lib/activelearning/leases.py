@@ -74,12 +74,29 @@ class Leases:
             if holder == client:
                 self._skipped.pop(image, None)  # back at it
 
+    def drop(self, image: str) -> None:
+        """What was given cannot be worked on: nobody has it, and nobody skipped it."""
+        with self._lock:
+            self._leases.pop(image, None)
+            self._skipped.pop(image, None)
+
     def end(self, image: str) -> None:
         """A label of the image was saved: it is nobody's, and for a moment not offered either."""
         with self._lock:
             self._leases.pop(image, None)
             self._skipped.pop(image, None)
             self._saved[image] = self._clock() + SAVED_S
+
+    def reopen(self, image: str) -> None:
+        """A label of the image was sent back: it is offered at once."""
+        with self._lock:
+            self._saved.pop(image, None)
+
+    def holders(self) -> dict[str, str]:
+        """The client that each leased case belongs to."""
+        with self._lock:
+            self._forget(self._clock())
+            return {image: lease.client for image, lease in self._leases.items()}
 
     def skipped(self) -> list[str]:
         """The cases that somebody was given and left without a label, the first one first."""

@@ -1,9 +1,8 @@
-"""`pretrain`: weights from a set of labelled cases, or from synthetic patches."""
+"""`pretrain`: weights from a set of labelled cases, or from synthetic volumes and groups of real ones."""
 
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 from pathlib import Path
 
 from lib.commands.arguments import (
@@ -22,8 +21,11 @@ from lib.settings import PRESETS, VARIANTS
 
 def add_options(options: argparse.ArgumentParser) -> None:
     source = options.add_mutually_exclusive_group(required=True)
-    source.add_argument("--synthetic", action="store_true", help="on synthetic patches without end")
+    source.add_argument("--synthetic", action="store_true", help="on synthetic volumes without end")
     add_dataset(options, source=source)
+    options.add_argument("--cases", type=Path, metavar="FILE", help="groups of real cases beside synthetic ones (JSON)")
+    options.add_argument("--cases-folder", type=Path, metavar="DIR", help="where they are, if not beside that file")
+    options.add_argument("--freeze-encoder", action="store_true", help="leave the encoder of --checkpoint as it is")
     options.add_argument("--data", type=Path, metavar="DIR", help="an MSD folder, a folder of pairs or a datalist")
     options.add_argument(
         "--out", type=safetensors_file, required=True, metavar="FILE", help="the weights (.safetensors)"
@@ -34,7 +36,8 @@ def add_options(options: argparse.ArgumentParser) -> None:
     options.add_argument("--variant", choices=sorted(VARIANTS), default="tiny", help="size of the network (tiny)")
     options.add_argument("--preset", choices=sorted(PRESETS), help="how a data set's voxel values are normalised")
     options.add_argument("--steps", type=count, metavar="N", help="optimiser steps (3000; published: 500 epochs)")
-    options.add_argument("--batch", type=count, metavar="N", help="patches of a step (4; published: 1)")
+    options.add_argument("--minutes", type=float, metavar="X", help="synthetic: train for so long in place of --steps")
+    options.add_argument("--batch", type=count, metavar="N", help="samples of a step (4; synthetic: 3; published: 1)")
     options.add_argument("--seed", type=natural, default=0, metavar="N", help="of weights, patches and clicks (0)")
     options.add_argument(
         "--rounds", type=count, default=3, metavar="N", help="simulated clicks on a patch, in the mean (3)"
@@ -43,14 +46,6 @@ def add_options(options: argparse.ArgumentParser) -> None:
     options.add_argument("--checkpoint", type=Path, metavar="FILE", help="weights to begin with, not random ones")
     options.add_argument("--sam-checkpoint", type=Path, metavar="FILE", help="SAM's own weights to begin with")
     options.add_argument("--spacing-mm", type=float, default=1.0, metavar="MM", help="to use the weights at (1.0)")
-    options.add_argument(
-        "--zooms",
-        type=float,
-        nargs="+",
-        default=[1.0, 2.0, 4.0],
-        metavar="X",
-        help="times that, for what is smaller or larger, 1 among them (1 2 4; published: 1)",
-    )
     options.add_argument("--weights-version", default="1", metavar="TEXT", help="what the card calls the weights (1)")
     options.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto", help="(auto)")
     options.add_argument(
@@ -61,16 +56,15 @@ def add_options(options: argparse.ArgumentParser) -> None:
     )
     options.add_argument("--cache-gib", type=float, default=64.0, metavar="X", help="disk for prepared cases (64)")
     options.add_argument("--threads", type=count, metavar="N", help="CPU threads of PyTorch")
-    options.add_argument("--device", default="cpu", help="cpu or cuda (cpu)")
+    options.add_argument(
+        "--device", default="cpu", help="cpu, cuda, or cuda:0 for all processes of torchrun on one GPU (cpu)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """train a network on a data set or on synthetic patches, or go on where that was interrupted"""
-    from lib.network.weights import checked_zooms
-
+    """train a network on a data set or on synthetic volumes, or go on where that was interrupted"""
     set_threads(args.threads)
-    args.zooms = checked_zooms(args.zooms, "--zooms")
-    return _pretrain_on_patches(args) if args.synthetic else _pretrain_on_dataset(args)
+    return _pretrain_on_chains(args) if args.synthetic else _pretrain_on_dataset(args)
 
 
 def _pretrain_on_dataset(args: argparse.Namespace) -> int:
@@ -89,7 +83,6 @@ def _pretrain_on_dataset(args: argparse.Namespace) -> int:
         **{name: getattr(args, name) for name in ("splits", "preset", "tune", "steps", "batch", "learning_rate")},
         **{name: getattr(args, name) for name in ("rounds", "seed", "spacing_mm", "device", "cache_gib")},
         dataset=dataset_of(args),
-        zooms=args.zooms,
         has_bfloat16=has_bfloat16_operands(args),
         is_checkpointed=args.activation_checkpointing == "on"
         or (args.activation_checkpointing == "auto" and args.variant != "tiny"),
@@ -104,38 +97,41 @@ def _pretrain_on_dataset(args: argparse.Namespace) -> int:
     return 0
 
 
-def _pretrain_on_patches(args: argparse.Namespace) -> int:
+def _pretrain_on_chains(args: argparse.Namespace) -> int:
     from lib.learning.distributed import torchrun_team
     from lib.network.weights import Card, load_weights, save_weights
-    from lib.pretraining.synthetic import PretrainingPlan, pretrain
+    from lib.pretraining.chain_training import ChainPlan, pretrain
+    from lib.pretraining.pools import read_groups
 
-    usual = PretrainingPlan()
-    plan = PretrainingPlan(
+    groups = read_groups(args.cases, args.cases_folder) if args.cases else []
+    usual = ChainPlan()
+    plan = ChainPlan(
         args.steps or usual.steps,
         args.batch or usual.batch_size,
         args.learning_rate or usual.learning_rate,
         seed=args.seed,
+        minutes=args.minutes,
         has_bfloat16=has_bfloat16_operands(args),
-        zooms_mm=tuple(args.spacing_mm * zoom for zoom in args.zooms),
-        clicks=replace(usual.clicks, rounds=args.rounds),
+        is_encoder_frozen=args.freeze_encoder,
+        groups=tuple(group.name for group in groups),
     )
     parent = load_weights(args.checkpoint) if args.checkpoint else None
     start = parent[0].state_dict() if parent else None
     with torchrun_team(args.device) as team:
-        network = pretrain(VARIANTS[args.variant], plan, args.folder, args.device, start, team)
+        network = pretrain(VARIANTS[args.variant], plan, args.folder, args.device, start, team, groups)
         if not team.is_leader:
             return 0
+    real = f" and {sum(len(group.cases) for group in groups)} real cases" if groups else " only, no patient image"
     card = Card(
         variant=args.variant,
         network=VARIANTS[args.variant],
         intensity=PRESETS["ct"],
         spacing_mm=args.spacing_mm,
-        zooms=args.zooms,
         version=args.weights_version,
         is_trained=True,
         has_background_clicks=True,
-        has_automatic_mode=plan.clicks.automatic_share > 0,
-        description=f"trained on synthetic patches only, by {plan}",
+        has_automatic_mode=True,
+        description=f"trained on synthetic volumes{real}, by {plan}",
         parent_sha256=parent[1].sha256 if parent else None,
     )
     print(f"{args.out}: sha256 {save_weights(network, card, args.out).sha256}")

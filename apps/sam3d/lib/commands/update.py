@@ -30,6 +30,6 @@ def run(args: argparse.Namespace) -> int:
     datastore = open_datastore(args.studies, settings.labels, lambda: "")
     if datastore is None:
         raise SettingsError(f"only MONAI Label's server knows the way to {args.studies}: start the training there")
-    result = retrain(settings, annotated_cases(datastore), tracking_handlers)
+    result = retrain(settings, annotated_cases(datastore, settings.training.train_on), tracking_handlers)
     print(result.sentence)
     return 0 if result.is_published else 1

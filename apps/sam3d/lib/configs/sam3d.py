@@ -10,9 +10,12 @@ from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.interfaces.tasks.train import TrainTask
 
 from lib.activelearning.background import BackgroundScoring, known_pool, scores_folder
+from lib.activelearning.case_states import CaseStates
 from lib.activelearning.leases import Leases
+from lib.activelearning.presence import Presence
 from lib.activelearning.scoring import PoolScoring
 from lib.activelearning.strategies import First, Random, Scored
+from lib.activelearning.unopened import Unopened
 from lib.images.volumes import VolumeCache
 from lib.infers.model import SharedPredictor
 from lib.infers.reply import ReplyFiles
@@ -33,7 +36,9 @@ class Sam3DConfig:
         self.model = SharedPredictor(settings)
         self._volumes = VolumeCache(settings.volume_cache_mib * 2**20)
         self._replies = ReplyFiles()
-        self.leases = Leases(settings.serving.lease_s)
+        self.leases, self.presence = Leases(settings.serving.lease_s), Presence()
+        self.states = CaseStates(self.leases, self.presence)
+        self.unopened = Unopened(self._volumes.open)
         store = ScoreStore(scores_folder(Path(settings.model_folder), studies))
         self._pool = known_pool(store)
         self.background = BackgroundScoring(self.model, store, self._pool)

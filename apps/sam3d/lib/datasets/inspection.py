@@ -26,7 +26,7 @@ from lib.network.weights import write_atomically
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 FILE, LOCK = "cases.json", ".cases.lock"
 # Of a case's target, so many evenly spread percentiles of the voxel values are kept.
 QUANTILES = 201
@@ -78,8 +78,8 @@ def inspected(
 
 
 def facts_of(case: Case, target: int, value_names: Mapping[int, str]) -> CaseFacts:
-    """Reads a case. Raises VolumeError for files that are missing, cut short or not on one grid, LabelError for a value
-    of the label that has no name."""
+    """Reads a case. Raises VolumeError for an image that is missing or cut short, LabelError for a label that is, or
+    that lies beside its image or holds a value without a name."""
     for path in (case.image, case.label):
         if not path.is_file():
             raise VolumeError(f"{path.name} is not there: copy or download it again")
@@ -93,12 +93,8 @@ def facts_of(case: Case, target: int, value_names: Mapping[int, str]) -> CaseFac
 
 
 def _check_values(label_map: NDArray[Any], value_names: Mapping[int, str], file: str) -> None:
-    """LabelError for values that are no whole numbers from 0, or that a map of names, where there is one, lacks."""
-    found = np.unique(label_map)
-    for value in found:
-        if value < 0 or value != np.rint(value):
-            raise LabelError(f"{file} holds the value {value:.6g}, which is no label: save it as whole numbers from 0")
-    nameless = [int(value) for value in found if value and int(value) not in value_names]
+    """LabelError for values that a map of names, where there is one, lacks."""
+    nameless = [int(value) for value in np.unique(label_map) if value and int(value) not in value_names]
     if value_names and nameless:
         known = ", ".join(f"{value} is {name}" for value, name in sorted(value_names.items()) if value)
         raise LabelError(f"{file} holds the value {nameless[0]}, which has no name ({known}): name it in dataset.json")

@@ -3,10 +3,10 @@ own held-out phantoms."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lib.datasets.listing import labelled_cases
-from lib.errors import VolumeError
+from lib.errors import LabelError, VolumeError
 from lib.images.volumes import Volume, make_volume, open_volume
+from lib.labels.masks import read_values
 from lib.learning.cases import Case as FilePair
 from lib.synthesis.phantoms import held_out_cases
+
+logger = logging.getLogger(__name__)
 
 Labelled = tuple[Volume, NDArray[Any]]
 
@@ -37,7 +40,7 @@ def cases_in(folder: Path) -> list[Case]:
 
 
 def opened_later(case: FilePair) -> Case:
-    """A case on disk, whose label must lie on its image's grid."""
+    """A case on disk."""
     return Case(case.id, partial(read_pair, case.image, case.label), case.value_names or {})
 
 
@@ -46,7 +49,7 @@ def opened(cases: Iterable[Case]) -> Iterator[tuple[Case, Volume, NDArray[Any]] 
     for case in cases:
         try:
             volume, label_map = case.load()
-        except VolumeError as error:
+        except (VolumeError, LabelError) as error:
             yield f"{case.name} was left out: {error}"
         else:
             yield case, volume, label_map
@@ -70,16 +73,13 @@ def phantom_cases(count: int, family: str, seed: int = 0) -> Iterator[Case]:
 
 
 def read_pair(image: Path, label: Path) -> Labelled:
-    """An image and its label map. Raises VolumeError where one cannot be read, or lies elsewhere than the other."""
-    volume, truth = open_volume(image), open_volume(label)
-    if truth.shape != volume.shape:
-        raise VolumeError(f"{label.name} has shape {truth.shape}, its image {volume.shape}: they must lie on one grid")
-    corners = np.array(list(product(*((0, length) for length in volume.shape))))
-    shift = (truth.affine - volume.affine)[:3]
-    apart_mm = float(np.abs(corners @ shift[:, :3].T + shift[:, 3]).max())
-    if apart_mm > volume.spacing.min() / 2:
-        raise VolumeError(f"{label.name} lies {apart_mm:.1f} mm off its image: they must lie on one grid")
-    return volume, truth.array
+    """An image and its label map on the image's grid. Raises VolumeError or LabelError where one cannot be read, or the
+    label lies elsewhere; what was mended or placed is logged."""
+    volume = open_volume(image)
+    label_map, notes = read_values(label, volume)
+    for note in (*volume.notes, *notes):
+        logger.warning("%s", note)
+    return volume, label_map
 
 
 def _kept(volume: Volume, label_map: NDArray[Any]) -> Callable[[], Labelled]:

@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import nibabel as nib
-import numpy as np
-from numpy.typing import NDArray
-
-from lib.errors import LabelError
-from lib.images.volumes import DEFAULT_LIMIT_BYTES, Volume
+from lib.errors import LabelError, VolumeError
+from lib.images.files import reader_of
+from lib.images.itk_files import META, NRRD
+from lib.images.nifti import is_packed
+from lib.images.nifti_writing import save_nifti
+from lib.images.uploads import shown_name
+from lib.images.volumes import Volume
 from lib.labels.dicom_seg_writing import refuse_name
-from lib.labels.files import read_layers
-from lib.labels.masks import names_by_order, read_label
+from lib.labels.files import limit_bytes_on
+from lib.labels.masks import check_label, names_by_order
+from lib.labels.raw import RAW, read_raw
 
 # The longest first, for one may be the end of another.
 ENDINGS = (".seg.nrrd", ".nii.gz", ".nii", ".nrrd", ".mha")
-RAW = ".bin"
-RAW_TYPES = (np.dtype(np.uint8), np.dtype("<u2"))
 
 
 @contextmanager
-def accepted(label: Path, volume: Volume, image: str, info: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:
-    """The file to store and the ending of its name; LabelError for a label that cannot be this image's.
+def accepted(
+    label: Path, volume: Volume, image: str, info: Mapping[str, Any], labels: Sequence[str] = ()
+) -> Iterator[tuple[Path, str, tuple[str, ...]]]:
+    """The file to store, the ending of its name, and what training with the server's `labels` will make of it;
+    LabelError for a label that cannot be this image's.
 
     Raw bytes (.bin, i fastest, of 1 or 2 bytes) become NIfTI on the image's grid; other files stay as they are.
     """
@@ -36,11 +39,10 @@ def accepted(label: Path, volume: Volume, image: str, info: Mapping[str, Any]) -
     with TemporaryDirectory() as place:
         if label.name.lower().endswith(RAW):
             path, ending = Path(place) / "label.nii.gz", ".nii.gz"
-            save_nifti(path, _raw(label, volume, image), volume.affine)
+            save_nifti(path, read_raw(label, volume, image), volume.affine)
         else:
             path, ending = label, _ending(label)
-        _check(path, volume, image, names)
-        yield path, ending
+        yield path, ending, check_label(path, volume, labels, names or None, limit_bytes_on(volume.shape))
 
 
 def value_names(info: Mapping[str, Any]) -> dict[int, str]:
@@ -55,43 +57,17 @@ def value_names(info: Mapping[str, Any]) -> dict[int, str]:
     return {}
 
 
-def save_nifti(path: Path, array: NDArray[Any], affine: NDArray[np.float64]) -> None:
-    """An array (I, J, K) with its affine to RAS mm."""
-    create: Any = nib.Nifti1Image  # nibabel's classes are not typed
-    image = create(array, affine)
-    image.set_qform(affine, code=1)
-    image.set_sform(affine, code=1)
-    image.header.set_xyzt_units("mm")
-    nib.save(image, path)
-
-
 def _ending(label: Path) -> str:
-    for ending in ENDINGS:
-        if label.name.lower().endswith(ending):
-            return ending
-    raise LabelError(f"the label {label.name[-60:]!r} is of no known format; send one of {', '.join((*ENDINGS, RAW))}")
-
-
-def _raw(label: Path, volume: Volume, image: str) -> NDArray[Any]:
-    size, voxels = label.stat().st_size, int(np.prod(volume.shape))
-    for dtype in RAW_TYPES:
-        if size == voxels * dtype.itemsize:
-            return np.fromfile(label, dtype).reshape(volume.shape, order="F")
-    raise LabelError(
-        f"the label has {size} bytes, but image {image} has shape {volume.shape}, which is {voxels} voxels of 1 or 2 "
-        "bytes; submit the label on the image's own grid"
-    )
-
-
-def _check(path: Path, volume: Volume, image: str, names: Mapping[int, str]) -> None:
-    layers = read_layers(path, DEFAULT_LIMIT_BYTES)
-    for layer in layers:
-        if layer.values.shape != volume.shape:
-            raise LabelError(
-                f"the label has shape {tuple(layer.values.shape)}, but image {image} has shape {tuple(volume.shape)}; "
-                "submit the label on the image's own grid"
-            )
-    own = {name for layer in layers for name in (layer.names or {}).values()}
-    # Where it lies, and whether each value has a name, is found out by placing it; an empty one has neither.
-    if (names or own) and any((layer.values != 0).any() for layer in layers):
-        read_label(path, volume, sorted({*names.values(), *own}), names or None)
+    """What a file is called by its content, for clients that go by the name."""
+    name = shown_name(label)
+    if not name.lower().endswith(ENDINGS) and not label.name.lower().endswith(ENDINGS):
+        raise LabelError(f"the label {name[-60:]!r} is of no known format; send one of {', '.join((*ENDINGS, RAW))}")
+    try:
+        kind = reader_of(label) if label.stat().st_size else None
+    except VolumeError as error:
+        raise LabelError(f"the label {name} cannot be used: {error}") from error
+    if kind == META:
+        return ".mha"
+    if kind == NRRD:
+        return ".seg.nrrd" if label.name.lower().endswith(".seg.nrrd") else ".nrrd"
+    return ".nii.gz" if is_packed(label) else ".nii"

@@ -20,6 +20,7 @@ from lib.network.weights import write_atomically
 
 logger = logging.getLogger(__name__)
 
+OUTBOX_FOLDER = "outbox"
 FIRST_WAIT_S, LONGEST_WAIT_S = 2.0, 300.0
 
 
@@ -132,7 +133,12 @@ class Outbox:
 
 
 def _read(path: Path) -> Parcel | None:
+    """The parcel of a file; None if it has been sent. One that somebody damaged is put aside, and logged."""
     try:
         return Parcel(**json.loads(path.read_text()))
     except FileNotFoundError:
+        return None
+    except (ValueError, TypeError):
+        logger.exception("%s is damaged: the label that it names is not sent to the archive", path.name)
+        path.rename(path.with_suffix(".damaged"))
         return None

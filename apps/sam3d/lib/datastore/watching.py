@@ -2,18 +2,22 @@
 
 The stock datastore has watchdog tell it. That watches every folder below the datastore's, those that come and go for
 a moment included, with one thread for the whole process: once that thread fails, or where the kernel reports nothing
-(network file systems, some containers), no new file is ever seen again. A list of names needs no watch at all.
+(network file systems, some containers), no new file is ever seen again. A list of names needs no watch at all. The
+states of the files are listed too, for another image may take the name of one that was there.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Hashable
 
 logger = logging.getLogger(__name__)
 
 LOOK_S = 1.0
+# A look at a large folder on a slow line may take this share of the time, and no more.
+LOOK_SHARE = 0.1
 
 
 class Watch:
@@ -39,15 +43,22 @@ class Watch:
         self._thread.join()
 
     def _run(self) -> None:
-        while not self._stopped.wait(self._every_s):
+        looking_s = 0.0
+        while not self._stopped.wait(max(self._every_s, looking_s / LOOK_SHARE)):
+            start = time.monotonic()
             try:
                 # Before the state is brought up to date: what changes meanwhile is noticed by the next look.
                 found = self._look()
+                looking_s = time.monotonic() - start
                 if found != self._seen:
                     self._changed()
                     self._seen = found
                 self._is_failing = False
-            except Exception:  # the folder may be on a server that is away, and back later
+            except OSError as error:  # the folder may be on a server that is away, and back later
+                if not self._is_failing:
+                    logger.warning("new files of the datastore are not seen until this is over: %s", error)
+                self._is_failing = True
+            except Exception:
                 if not self._is_failing:
                     logger.exception("new files of the datastore are not seen until this is over")
                 self._is_failing = True

@@ -1,4 +1,4 @@
-"""A small DICOMweb server for demonstrations and tests, so that OHIF works without an archive of its own.
+"""A DICOMweb server of a folder of DICOM files, so that OHIF works without an archive of its own.
 
-Uncompressed instances in one folder, loopback only, no login: for anything else use a real archive.
+Loopback only; for a site that sends by DIMSE, or to more than one machine, use a real archive.
 """

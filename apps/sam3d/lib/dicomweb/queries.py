@@ -9,7 +9,9 @@ from typing import Any
 
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 
-from lib.dicomweb.archive import MODALITY, SERIES_UID, STUDY_UID, Archive, Element, Instance
+from lib.dicomweb.archive import SERIES_TAGS as SERIES_KNOWN
+from lib.dicomweb.archive import Archive, Instance, Series
+from lib.dicomweb.headers import MODALITY, SERIES_UID, STUDY_UID, Element, first_value
 
 MODALITIES_IN_STUDY, RETRIEVE_URL = "00080061", "00081190"
 SERIES_IN_STUDY, INSTANCES_IN_STUDY, INSTANCES_IN_SERIES = "00201206", "00201208", "00201209"
@@ -49,6 +51,10 @@ class Query:
     offset: int
     limit: int
 
+    def extra_known(self, known: Mapping[str, Element]) -> bool:
+        """Whether what is asked for beside the usual is known."""
+        return all(tag in known for tag in self.extra)
+
 
 def parse_query(pairs: Iterable[tuple[str, str]]) -> Query:
     """The query of `key=value` pairs; keys are keywords or tags of 8 digits. QueryError for others."""
@@ -73,62 +79,97 @@ def answer_query(
 ) -> list[dict[str, Element]]:
     """What matches at a level (`studies`, `series` or `instances`), as DICOM JSON; `root` is the server's own URL.
 
-    A study or series matches if one of its instances does.
+    A study matches if one of its series does; a series if one of its instances does, where that is asked for.
     """
-    groups = _grouped(archive.find(study, series), level)
-    modalities = _modalities(archive)
-    matching = [
-        group for group in groups if any(_matches(each, query.filters, modalities[each.study]) for each in group)
-    ]
-    page = matching[query.offset : query.offset + query.limit]
-    return [_described(archive, group, level, query, root, modalities[group[0].study]) for group in page]
+    found = [each for each in archive.series(study) if series in (None, each.uid)]
+    modalities = _modalities(archive.series(study))
+    page = slice(query.offset, query.offset + query.limit)
+    if level == "instances":
+        wanted = {tag: value for tag, value in query.filters.items() if value not in ("", "*")}
+        uids = [(each, one) for each in found for one in archive.find(each.study, each.uid)]
+        matching = [(each, one) for each, one in uids if _instance_matches(one, each, wanted, modalities[each.study])]
+        return [_described_instance(each, one, query, root) for each, one in matching[page]]
+    matching_series = [each for each in found if _series_matches(archive, each, query.filters, modalities[each.study])]
+    if level == "series":
+        return [_described_series(archive, each, query, root) for each in matching_series[page]]
+    studies = list(dict.fromkeys(each.study for each in matching_series))
+    return [_described_study(archive, uid, query, root, modalities[uid]) for uid in studies[page]]
 
 
-def _grouped(instances: Sequence[Instance], level: str) -> list[list[Instance]]:
-    keys: Mapping[str, Callable[[Instance], str]] = {
-        "studies": lambda each: each.study,
-        "series": lambda each: each.series,
-        "instances": lambda each: each.uid,
-    }
-    groups: dict[str, list[Instance]] = {}
-    for each in instances:
-        groups.setdefault(keys[level](each), []).append(each)
-    return list(groups.values())
-
-
-def _modalities(archive: Archive) -> dict[str, list[str]]:
+def _modalities(series: Sequence[Series]) -> dict[str, list[str]]:
     """The modalities in each study."""
     found: dict[str, set[str]] = {}
-    for each in archive.find():
-        found.setdefault(each.study, set()).add(str(each.first(MODALITY) or ""))
+    for each in series:
+        found.setdefault(each.study, set()).add(str(first_value(each.fields, MODALITY) or ""))
     return {study: sorted(names) for study, names in found.items()}
 
 
-def _described(
-    archive: Archive, group: Sequence[Instance], level: str, query: Query, root: str, modalities: list[str]
+def _described_study(
+    archive: Archive, study: str, query: Query, root: str, modalities: list[str]
 ) -> dict[str, Element]:
-    first = group[0]
-    tags = first.fields if query.is_all else dict.fromkeys((*TAGS[level], *query.extra))
-    said: dict[str, Element] = {tag: first.fields[tag] for tag in tags if tag in first.fields}
-    url = f"{root}/studies/{first.study}"
-    if level == "studies":
-        said[MODALITIES_IN_STUDY] = {"vr": "CS", "Value": modalities}
-        said[SERIES_IN_STUDY] = {"vr": "IS", "Value": [len({each.series for each in group})]}
-        said[INSTANCES_IN_STUDY] = {"vr": "IS", "Value": [len(group)]}
-    if level != "studies":
-        url += f"/series/{first.series}"
-    if level == "series":
-        said[INSTANCES_IN_SERIES] = {"vr": "IS", "Value": [len(group)]}
-    if level == "instances":
-        url += f"/instances/{first.uid}"
+    series = archive.series(study)
+    said = _said(series[0].fields, _first(archive, series[0]), STUDY_TAGS, query)
+    said[MODALITIES_IN_STUDY] = {"vr": "CS", "Value": modalities}
+    said[SERIES_IN_STUDY] = {"vr": "IS", "Value": [len(series)]}
+    said[INSTANCES_IN_STUDY] = {"vr": "IS", "Value": [sum(len(each.files) for each in series)]}
+    said[RETRIEVE_URL] = {"vr": "UR", "Value": [f"{root}/studies/{study}"]}
+    return dict(sorted(said.items()))
+
+
+def _described_series(archive: Archive, series: Series, query: Query, root: str) -> dict[str, Element]:
+    said = _said(series.fields, _first(archive, series), (*STUDY_TAGS, *SERIES_TAGS), query)
+    said[INSTANCES_IN_SERIES] = {"vr": "IS", "Value": [len(series.files)]}
+    said[RETRIEVE_URL] = {"vr": "UR", "Value": [f"{root}/studies/{series.study}/series/{series.uid}"]}
+    return dict(sorted(said.items()))
+
+
+def _described_instance(series: Series, instance: Instance, query: Query, root: str) -> dict[str, Element]:
+    known = {**series.fields, **instance.header.fields()}
+    said = _said(known, lambda: instance, (*STUDY_TAGS, *SERIES_TAGS, *INSTANCE_TAGS), query)
+    url = f"{root}/studies/{series.study}/series/{series.uid}/instances/{instance.uid}"
     said[RETRIEVE_URL] = {"vr": "UR", "Value": [url]}
     return dict(sorted(said.items()))
 
 
-def _matches(instance: Instance, filters: Mapping[str, str], modalities: Sequence[str]) -> bool:
-    for tag, wanted in filters.items():
-        have = list(modalities) if tag == MODALITIES_IN_STUDY else _texts(instance.fields.get(tag, {}))
-        if wanted not in ("", "*") and not any(_is_match(value, wanted, _vr(tag)) for value in have):
+def _first(archive: Archive, series: Series) -> Callable[[], Instance | None]:
+    return lambda: next(iter(archive.find(series.study, series.uid)), None)
+
+
+def _said(
+    known: Mapping[str, Element], instance: Callable[[], Instance | None], tags: Iterable[str], query: Query
+) -> dict[str, Element]:
+    """The elements that are asked for; those that no index keeps come from the header of an instance."""
+    more: Mapping[str, Element] = {}
+    if query.is_all or not query.extra_known(known):
+        one = instance()
+        more = one.fields() if one is not None else {}
+    every = {**more, **known}
+    asked = every if query.is_all else dict.fromkeys((*tags, *query.extra))
+    return {tag: every[tag] for tag in asked if tag in every}
+
+
+def _series_matches(archive: Archive, series: Series, filters: Mapping[str, str], modalities: Sequence[str]) -> bool:
+    wanted = {tag: value for tag, value in filters.items() if value not in ("", "*")}
+    known = {*SERIES_KNOWN, MODALITIES_IN_STUDY}
+    if not _matches(series.fields, {tag: wanted[tag] for tag in wanted.keys() & known}, modalities):
+        return False
+    rest = {tag: wanted[tag] for tag in wanted.keys() - known}
+    if not rest:
+        return True
+    return any(_instance_matches(one, series, rest, modalities) for one in archive.find(series.study, series.uid))
+
+
+def _instance_matches(instance: Instance, series: Series, wanted: Mapping[str, str], modalities: Sequence[str]) -> bool:
+    fields = {**series.fields, **instance.header.fields()}
+    if not wanted.keys() <= {*SERIES_KNOWN, *INSTANCE_TAGS, MODALITIES_IN_STUDY}:
+        fields = {**instance.fields(), **fields}
+    return _matches(fields, wanted, modalities)
+
+
+def _matches(fields: Mapping[str, Element], wanted: Mapping[str, str], modalities: Sequence[str]) -> bool:
+    for tag, value in wanted.items():
+        have = list(modalities) if tag == MODALITIES_IN_STUDY else _texts(fields.get(tag, {}))
+        if not any(_is_match(each, value, _vr(tag)) for each in have):
             return False
     return True
 

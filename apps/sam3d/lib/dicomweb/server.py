@@ -1,10 +1,16 @@
-"""The routes of the demo DICOMweb server: QIDO, WADO and STOW (PS3.18) below /dicom-web."""
+"""The routes of the DICOMweb server of a folder: QIDO, WADO and STOW (PS3.18) below /dicom-web."""
 
 from __future__ import annotations
 
 import logging
+import re
+import socket
+import threading
+import time
+from base64 import b64encode
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from secrets import compare_digest, token_urlsafe
 from typing import Any
 
 import uvicorn
@@ -17,8 +23,9 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from lib.dicomweb.archive import CLASS_UID, Archive, Instance, RefusedError, pixels_of
+from lib.dicomweb.archive import Archive, Instance, RefusedError, frames_of
 from lib.dicomweb.bodies import PartWriter, multipart
 from lib.dicomweb.queries import RETRIEVE_URL, QueryError, answer_query, parse_query
 
@@ -27,7 +34,6 @@ logger = logging.getLogger(__name__)
 HOST = "127.0.0.1"
 ROOT = "/dicom-web"
 DICOM, JSON, OCTETS = "application/dicom", "application/dicom+json", "application/octet-stream"
-UNCOMPRESSED_SYNTAX = "; transfer-syntax=1.2.840.10008.1.2.1"
 MOST_STOW_BYTES = 2 * 2**30
 # Attributes of a STOW answer, PS3.18 table I.1-1.
 REFERENCED_CLASS, REFERENCED_INSTANCE, FAILURE = "00081150", "00081155", "00081197"
@@ -40,8 +46,9 @@ class DicomJson(JSONResponse):
     media_type = JSON
 
 
-def make_app(archive: Archive) -> Starlette:
-    """The server of an archive; requests by any other name than this machine's own are refused."""
+def make_app(archive: Archive, login: tuple[str, str] | None = None) -> Starlette:
+    """The server of an archive; requests by any other name than this machine's own are refused, and those without the
+    name and password of `login` where there is one."""
     study, series, instance = "/studies/{study}", "/studies/{study}/series/{series}", "/instances/{instance}"
     gets: dict[str, Callable[[Archive, Request], Response]] = {
         **{"/studies": _search, "/series": _search, "/instances": _search},
@@ -52,19 +59,63 @@ def make_app(archive: Archive) -> Starlette:
     }
     routes = [Route(ROOT + path, _threaded(archive, answer)) for path, answer in gets.items()]
     routes += [Route(ROOT + path, _storing(archive), methods=["POST"]) for path in ("/studies", study)]
-    return Starlette(routes=routes, middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])])
+    guards = [Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])]
+    if login is not None:
+        guards.append(Middleware(_Login, login=login))
+    return Starlette(routes=routes, middleware=guards)
+
+
+class _Login:
+    """Refuses whoever does not know name and password: other users of this machine can reach its ports, too."""
+
+    def __init__(self, app: ASGIApp, login: tuple[str, str]) -> None:
+        self._app = app
+        self._wanted = b"Basic " + b64encode(":".join(login).encode())
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        given = dict(scope.get("headers") or ()).get(b"authorization", b"")
+        if scope["type"] == "http" and not compare_digest(given, self._wanted):
+            await Response("this archive is the server's own", 401)(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
 
 
 def serve(folder: Path, port: int) -> None:
     """Serve the instances of a folder on this machine alone until interrupted."""
     archive = Archive(folder)
-    for path, reason in archive.left_out.items():
-        logger.warning("%s is left out: %s", path.name, reason)
+    archive.wait()
+    for name, reason in archive.left_out().items():
+        logger.warning("%s is left out: %s", name, reason)
     logger.info(
-        "DICOMweb for demos (no login, uncompressed instances only): %d instances of %s at http://%s:%d%s",
-        *(len(archive.find()), folder, HOST, port, ROOT),
+        "DICOMweb for demos (no login): %d series of %s at http://%s:%d%s",
+        *(len(archive.series()), folder, HOST, port, ROOT),
     )
     uvicorn.run(make_app(archive), host=HOST, port=port, log_level="warning", timeout_graceful_shutdown=2)
+
+
+class LocalServer:
+    """An archive served by this process, in a thread, to those who have the `login`."""
+
+    def __init__(self, archive: Archive) -> None:
+        self.archive = archive
+        self.login = ("sam3d", token_urlsafe())
+        self._socket = socket.create_server((HOST, 0))
+        self.url = f"http://{HOST}:{self._socket.getsockname()[1]}{ROOT}"
+        # Without a configuration of its own for the log, which is the other server's.
+        config = uvicorn.Config(make_app(archive, self.login), log_config=None, access_log=False, lifespan="off")
+        self._server = uvicorn.Server(config)
+        options = {"sockets": [self._socket]}
+        self._thread = threading.Thread(target=self._server.run, kwargs=options, daemon=True, name="dicomweb")
+        self._thread.start()
+        while not self._server.started and self._thread.is_alive():
+            time.sleep(0.01)
+
+    def close(self) -> None:
+        """End the threads of server and archive."""
+        self._server.should_exit = True
+        self._thread.join(5.0)
+        self._socket.close()
+        self.archive.close()
 
 
 def _threaded(archive: Archive, answer: Callable[[Archive, Request], Response]) -> Any:
@@ -89,8 +140,7 @@ def _search(archive: Archive, request: Request) -> Response:
 
 def _metadata(archive: Archive, request: Request) -> Response:
     _refuse_unless_accepted(request, JSON, "application/json")
-    texts = ",".join(each.metadata for each in _found(archive, request))
-    return Response(f"[{texts}]", media_type=JSON)
+    return DicomJson([each.fields() for each in _found(archive, request)])
 
 
 def _retrieve(archive: Archive, request: Request) -> Response:
@@ -111,9 +161,15 @@ def _frames(archive: Archive, request: Request) -> Response:
     numbers = [int(number) for number in asked]
     if not all(1 <= number <= instance.frames for number in numbers):
         raise HTTPException(404, f"{instance.uid} has frames 1 to {instance.frames}, not {asked}")
-    frames = pixels_of(instance)
-    kind, body = multipart([frames[number - 1] for number in numbers], OCTETS, UNCOMPRESSED_SYNTAX)
+    frames, syntax = frames_of(instance, numbers, _takes(request, instance.header.syntax))
+    kind, body = multipart(frames, OCTETS, f"; transfer-syntax={syntax}")
     return StreamingResponse(body, headers={"Content-Type": kind})
+
+
+def _takes(request: Request, syntax: str) -> bool:
+    """Whether a client takes frames in this transfer syntax; who names none is given uncompressed ones."""
+    named = re.findall(r'transfer-syntax="?([0-9.]+|\*)', request.headers.get("accept", ""))
+    return syntax in named or "*" in named
 
 
 def _found(archive: Archive, request: Request) -> list[Instance]:
@@ -140,7 +196,7 @@ def _storing(archive: Archive) -> Any:
                 reference = _reference(refusal.instance) if refusal.instance else {}
                 failed.append({**reference, FAILURE: _element("US", refusal.reason)})
 
-        await _take_apart(request, archive.folder, receive)
+        await _take_apart(request, archive.received, receive)
         answer: dict[str, Any] = {}
         if stored:
             answer[STORED] = {"vr": "SQ", "Value": stored}
@@ -175,7 +231,7 @@ async def _take_apart(request: Request, folder: Path, receive: Callable[[Path], 
 
 def _reference(instance: Instance) -> dict[str, Any]:
     return {
-        REFERENCED_CLASS: _element("UI", instance.first(CLASS_UID)),
+        REFERENCED_CLASS: _element("UI", instance.header.sop_class),
         REFERENCED_INSTANCE: _element("UI", instance.uid),
     }
 

@@ -19,12 +19,14 @@ SAMPLED_VOXELS = 1_000_000
 # Air is what lies in the lowest twentieth between the least value and the (nearly) greatest: noise, masks and all.
 AIR_FRACTION = 0.05
 BRIGHT_PERCENTILE = 99.5
+# Where percentiles do not clip, values farther from the mean than this do.
+OPEN_DEVIATIONS = 100.0
 # Fat is about -100 HU, lung and air are far below; of MR images that had values below 0 at all (interpolation, bias
 # correction), one in five thousand voxels or fewer lay this low.
 FAT_OR_AIR_HU = -50
 FAT_OR_AIR_SHARE = 0.001
 
-NOT_HOUNSFIELD = "no voxel is as dark as fat or air on CT, so preset mr was used: name preset ct for CT"
+NOT_HOUNSFIELD = "no voxel is as dark as fat or air on CT, so preset any was used: name preset ct for CT"
 
 
 def intensity_of(volume: Volume, intensity: Intensity) -> Intensity:
@@ -39,14 +41,17 @@ def intensity_of(volume: Volume, intensity: Intensity) -> Intensity:
     low, high = np.percentile(tissue, [intensity.low, intensity.high])
     clipped = np.clip(tissue, low, high)
     # A flat volume has no spread to divide by, and becomes 0 all over.
-    return Intensity(float(low), float(high), float(clipped.mean()), float(clipped.std()) or 1.0)
+    mean, std = float(clipped.mean()), float(clipped.std()) or 1.0
+    if intensity.is_open:
+        return Intensity(mean - OPEN_DEVIATIONS * std, mean + OPEN_DEVIATIONS * std, mean, std)
+    return Intensity(float(low), float(high), mean, std)
 
 
 def chosen_intensity(volume: Volume, intensity: Intensity, is_named: bool) -> tuple[Intensity, tuple[str, ...]]:
     """The numbers to normalise this volume with, and a note where they are not those of `intensity`: unless somebody
     named it, the CT preset is not used on what is no CT."""
     if not is_named and intensity == PRESETS["ct"] and not looks_like_hounsfield(volume):
-        return intensity_of(volume, PRESETS["mr"]), (NOT_HOUNSFIELD,)
+        return intensity_of(volume, PRESETS["any"]), (NOT_HOUNSFIELD,)
     return intensity_of(volume, intensity), ()
 
 

@@ -1,13 +1,13 @@
 """Image files as volumes: one array, one affine, one identity. Whatever cannot be one is refused in one sentence.
 
-Formats: NIfTI (.nii, .nii.gz), NRRD and MetaImage (.nrrd, .mha, .mhd), and folders that hold one DICOM series.
+Formats: NIfTI and Analyze, NRRD and MetaImage (lib.images.files), and folders that hold one DICOM series.
 Messages name a file by its name only, for they travel to clients; nothing here writes a file.
 """
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ from lib.cache import ByteCache
 from lib.errors import GeometryError, VolumeError
 from lib.geometry import check_affine, spacing_of
 from lib.images.dicom_series import read_series
-from lib.images.files import read_image_file
+from lib.images.files import files_of, read_image_file
+from lib.images.uploads import shown_name
 
 Floats = NDArray[np.float64]
 
@@ -30,7 +31,7 @@ class Volume:
     """Voxels (I, J, K), int16 where that is exact and float32 elsewhere, read-only; affine to RAS mm.
 
     `key` names the content (voxels and affine), so that the same image under two paths has one key, and a changed one
-    another. `notes` are sentences about what had to be mended.
+    another. `notes` are sentences about what had to be mended, and about a header that readers differ in.
     """
 
     array: NDArray[Any]
@@ -49,18 +50,22 @@ class Volume:
         return spacing_of(self.affine)
 
 
-def open_volume(path: str | Path, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> Volume:
-    """The volume in a file or DICOM folder; VolumeError if there is none, or if it needs more than `limit_bytes`."""
+def open_volume(path: str | Path, limit_bytes: int = DEFAULT_LIMIT_BYTES, phase: int | None = None) -> Volume:
+    """The volume in a file or DICOM folder, of which `phase` may choose one; VolumeError if there is none, or if it
+    needs more than `limit_bytes`."""
     path = Path(path)
     if not path.name:  # an empty path means the working directory, which nobody asked for
         raise VolumeError("no image was named; choose one of the study list")
     try:
         if path.is_dir():
-            return make_volume(*read_series(path, limit_bytes), name=path.name)
-        array, affine, slope, intercept = read_image_file(path, limit_bytes)
-        return make_volume(array, affine, path.name, slope, intercept)
+            array, affine, notes = read_series(path, limit_bytes, phase)
+            volume = make_volume(array, affine, path.name)
+            return replace(volume, notes=(*notes, *volume.notes))
+        stored = read_image_file(path, limit_bytes)
+        volume = make_volume(stored.array, stored.affine, shown_name(path), stored.slope, stored.intercept)
+        return replace(volume, notes=(*stored.notes, *volume.notes))
     except GeometryError as error:
-        raise VolumeError(f"{path.name} cannot be placed in space: {error}; correct its header") from error
+        raise VolumeError(f"{shown_name(path)} cannot be placed in space: {error}; correct its header") from error
 
 
 def make_volume(
@@ -87,22 +92,24 @@ class VolumeCache:
     """
 
     def __init__(self, limit_bytes: int, limit_volume_bytes: int = DEFAULT_LIMIT_BYTES) -> None:
-        self._limit_volume_bytes = limit_volume_bytes
+        self._limit_bytes, self._limit_volume_bytes = limit_bytes, limit_volume_bytes
         self._volumes: ByteCache[Volume] = ByteCache(limit_bytes, lambda volume: volume.array.nbytes)
 
     @property
     def used_bytes(self) -> int:
         return self._volumes.used_bytes
 
-    def open(self, path: str | Path) -> Volume:
-        """The volume at a path, from memory if it is there; errors are those of `open_volume` and are not kept."""
-        return self._volumes.get(file_stamp(Path(path)), lambda: open_volume(path, self._limit_volume_bytes))
+    def open(self, path: str | Path, is_foreign: bool = False) -> Volume:
+        """The volume at a path, from memory if it is there; errors are those of `open_volume` and are not kept. What a
+        client sent along is no larger than the whole cache."""
+        limit = min(self._limit_bytes, self._limit_volume_bytes) if is_foreign else self._limit_volume_bytes
+        return self._volumes.get(file_stamp(Path(path)), lambda: open_volume(path, limit))
 
 
 def file_stamp(path: Path) -> tuple[object, ...]:
-    """What changes when a file, or a file in a folder, does."""
+    """What changes when a file, the voxels beside a header, or a file in a folder does."""
     try:
-        files = sorted(path.iterdir()) if path.is_dir() else [path]
+        files = sorted(path.iterdir()) if path.is_dir() else files_of(path)
         states = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     except FileNotFoundError:
         states = []

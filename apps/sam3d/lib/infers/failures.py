@@ -17,6 +17,7 @@ from lib.errors import (
     GeometryError,
     LabelError,
     PromptError,
+    RequestError,
     Sam3DError,
     SettingsError,
     SplitError,
@@ -29,12 +30,13 @@ logger = logging.getLogger(__name__)
 
 # The client sent what cannot be used: 4xx. The weights and the records are the server's own: 503.
 STATUS = {
-    **dict.fromkeys((PromptError, VolumeError, LabelError, GeometryError), 422),
+    **dict.fromkeys((RequestError, PromptError, VolumeError, LabelError, GeometryError), 422),
     **{SettingsError: 400, TrainingError: 409, WeightsError: 503, SplitError: 503},
 }
 # torch raises a plain RuntimeError where the CPU's memory ends.
 CPU_OUT_OF_MEMORY = "can't allocate memory"
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+NOT_ALLOWED = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 
 
 @contextmanager
@@ -52,9 +54,12 @@ def as_answers() -> Iterator[None]:
             raise
         raise answer(503, "the server's memory is full: try again, or start it with smaller caches") from error
     except OSError as error:
-        if error.errno not in NO_ROOM:
-            raise
-        raise answer(507, f"the server could not write the mask ({error.strerror}): free disk space there") from error
+        if error.errno in NO_ROOM:
+            raise answer(507, f"the server could not write a file ({error.strerror}): free disk space there") from error
+        if error.errno in NOT_ALLOWED:
+            sentence = f"the server may not use a file ({error.strerror}): let it read and write its folders"
+            raise answer(503, sentence) from error
+        raise
 
 
 def answer(status: int, sentence: str, headers: dict[str, str] | None = None) -> HTTPException:

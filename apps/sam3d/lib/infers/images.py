@@ -16,10 +16,10 @@ from monailabel.utils.sessions import SessionInfo
 from requests import RequestException
 
 from lib.infers.failures import answer
+from lib.naming import is_series_image
 
 # What tempfile makes, and so what the server calls an upload; the eight random characters cannot be guessed.
 UPLOAD_NAME = re.compile(r"tmp[a-z0-9_]{8}(\.[A-Za-z0-9.]+)?")
-DICOM_UID = re.compile(r"[0-9]+(\.[0-9]+)+")
 
 
 def find_image(image: object, datastore: Datastore, sessions: Iterable[SessionInfo]) -> str:
@@ -28,7 +28,7 @@ def find_image(image: object, datastore: Datastore, sessions: Iterable[SessionIn
         if image in datastore.list_images():
             return _stored_path(image, datastore)
         # A new series, or one that the search filter leaves out of the list, can be open in a viewer all the same.
-        if isinstance(datastore, DICOMWebDatastore) and len(image) <= 64 and DICOM_UID.fullmatch(image):
+        if isinstance(datastore, DICOMWebDatastore) and "." in image and is_series_image(image):
             return _stored_path(image, datastore)
         if is_upload(image) or any(image == session.image for session in sessions):
             return image

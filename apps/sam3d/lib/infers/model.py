@@ -147,9 +147,11 @@ class _InTurn(nn.Module):
         with self._encoders:
             return self.network.encode(patch)
 
-    def decode(self, embedding: Embedding, point_coords: Tensor, point_labels: Tensor) -> Tensor:
+    def decode(
+        self, embedding: Embedding, point_coords: Tensor, point_labels: Tensor, prior: Tensor | None = None
+    ) -> Tensor:
         with self._decoders:
-            return self.network.decode(embedding, point_coords, point_labels)
+            return self.network.decode(embedding, point_coords, point_labels, prior)
 
 
 class BackgroundNetwork(nn.Module):
@@ -165,9 +167,11 @@ class BackgroundNetwork(nn.Module):
         self._quiet.wait(self._stopped)
         return self.network.encode(patch)
 
-    def decode(self, embedding: Embedding, point_coords: Tensor, point_labels: Tensor) -> Tensor:
+    def decode(
+        self, embedding: Embedding, point_coords: Tensor, point_labels: Tensor, prior: Tensor | None = None
+    ) -> Tensor:
         self._quiet.wait(self._stopped)
-        return self.network.decode(embedding, point_coords, point_labels)
+        return self.network.decode(embedding, point_coords, point_labels, prior)
 
 
 UNTRAINED = (

@@ -17,25 +17,25 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO, Literal
 
-import nibabel
 import numpy as np
 from numpy.typing import NDArray
 
 from lib.boxes import Box
 from lib.errors import PromptError
+from lib.images.nifti_writing import nifti_bytes
+from lib.images.nrrd_writing import nrrd_header
 
 LabelMap = NDArray[np.uint8]
 FORMATS = (".nrrd", ".nii.gz", ".nii")
 USUAL_FORMAT = ".nii.gz"
 # Long enough for the slowest client to have read its reply.
 FORGOTTEN_AFTER_S = 900.0
-RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0])
 
 
 def reply_format(asked: object, image_path: str) -> str:
     """One of FORMATS: the one asked for, else the image's own, else .nii.gz; PromptError for one we cannot write."""
     if not asked:
-        return next((known for known in FORMATS if image_path.endswith(known)), USUAL_FORMAT)
+        return next((known for known in FORMATS if image_path.lower().endswith(known)), USUAL_FORMAT)
     for known in FORMATS:
         if isinstance(asked, str) and asked.lower().lstrip(".") == known[1:]:
             return known
@@ -82,7 +82,7 @@ class ReplyFiles:
                 if file_format == ".nrrd":
                     _write_nrrd(file, label_map, box, affine, is_compressed)
                 else:
-                    _write_nifti(file, label_map, affine, file_format == ".nii.gz")
+                    file.write(nifti_bytes(label_map, affine, file_format == ".nii.gz"))
             on_failure.pop_all()
         with self._lock:
             self._written.append((time.monotonic(), path))
@@ -98,20 +98,8 @@ class ReplyFiles:
 def _write_nrrd(
     file: BinaryIO, label_map: LabelMap, box: Box, affine: NDArray[np.float64], is_compressed: bool
 ) -> None:
-    to_lps = RAS_TO_LPS @ affine[:3]
-    header = (
-        "NRRD0004\n"
-        "type: unsigned char\n"
-        "dimension: 3\n"
-        "space: left-posterior-superior\n"
-        f"sizes: {' '.join(str(size) for size in label_map.shape)}\n"
-        f"space directions: {' '.join(_vector(to_lps[:, axis]) for axis in range(3))}\n"
-        "kinds: domain domain domain\n"
-        f"encoding: {'gzip' if is_compressed else 'raw'}\n"
-        f"space origin: {_vector(to_lps[:, 3])}\n"
-        "\n"
-    )
-    file.write(header.encode("ascii"))
+    header = nrrd_header(label_map.shape, affine, "gzip" if is_compressed else "raw")
+    file.write(header)
     if is_compressed:
         file.write(gzip.compress(label_map.tobytes(order="F"), compresslevel=1, mtime=0))
         return
@@ -122,17 +110,3 @@ def _write_nrrd(
         file.seek(start + (k * rows + box[1].start) * row_length)
         file.write(label_map[:, box[1], k].tobytes(order="F"))
     file.truncate(start + label_map.size)
-
-
-def _write_nifti(file: BinaryIO, label_map: LabelMap, affine: NDArray[np.float64], is_compressed: bool) -> None:
-    image = nibabel.Nifti1Image(label_map, affine)
-    # Readers choose between the two forms by rules of their own, so both say the same.
-    image.set_sform(affine, code=1)
-    image.set_qform(affine, code=1)
-    image.header.set_xyzt_units("mm")
-    content = image.to_bytes()
-    file.write(gzip.compress(content, compresslevel=1, mtime=0) if is_compressed else content)
-
-
-def _vector(values: NDArray[np.float64]) -> str:
-    return "(" + ",".join(repr(float(value) + 0.0) for value in values) + ")"

@@ -11,6 +11,8 @@ from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 
 from lib.images.volumes import Volume, VolumeCache
 from lib.infers.failures import as_answers
+from lib.infers.images import is_upload
+from lib.infers.measurements import measure
 from lib.infers.model import SharedPredictor
 from lib.infers.reply import ReplyFiles, describe, reply_format
 from lib.interactive.predictor import Predictor, Segmentation
@@ -51,19 +53,22 @@ class Sam3DTask(InferTask):
         # From here on nobody scores in the background (lib.activelearning.background).
         with as_answers(), self._model.quiet.busy():
             file_format = reply_format(first_of(request.get("result_extension")), request["image"])
-            volume = self._volumes.open(request["image"])
+            volume = self._volumes.open(request["image"], is_foreign=is_upload(request["image"]))
             opened = time.perf_counter()
             with self._model.ready() as predictor:
                 segmentation = self.segment(predictor, volume, request)
             segmented = time.perf_counter()
             label_map, box = segmentation.label_map, segmentation.box
             label_names, centroids = describe(label_map, box, self._model.settings.labels)
+            measurements = measure(label_map, box, volume.affine, label_names)
+            measured = time.perf_counter()
             is_compressed = first_of(request.get("result_compress")) is True
             path = self._replies.write(label_map, box, volume.affine, file_format, is_compressed)
         latencies_ms = {
             "open": _ms(opened - start),
             **segmentation.report.latencies_ms,
-            "write": _ms(time.perf_counter() - segmented),
+            "measure": _ms(measured - segmented),
+            "write": _ms(time.perf_counter() - measured),
             "total": _ms(time.perf_counter() - start),
         }
         return str(path), {
@@ -71,6 +76,7 @@ class Sam3DTask(InferTask):
             "model_version": segmentation.report.weights_version,
             "label_names": label_names,
             "centroids": centroids,
+            "measurements": measurements,
             "latencies_ms": latencies_ms,
         }
 

@@ -1,1 +1,1 @@
-"""One request answered: clicks, patches, zooms, corrections, and the contract that holds whatever the network says."""
+"""One request answered: clicks, patches, corrections, drawings, and the contract that holds for any network."""

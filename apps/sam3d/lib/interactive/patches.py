@@ -4,6 +4,7 @@ answers of overlapping patches become one."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from math import log2
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,7 @@ from lib.boxes import Box, bounding_box, hull, overlap, relative
 from lib.errors import GeometryError
 from lib.geometry import PatchGrid
 from lib.images.volumes import Volume
+from lib.network.weights import Card
 
 Floats = NDArray[np.float32]
 
@@ -23,6 +25,19 @@ BORDER_SHARE = 1 / 8
 STRIDE_SHARE = 5 / 8
 # Fewer object voxels than this on a face are no reason to look further.
 MIN_TOUCHING = 4
+# The coarsest patch of a chain is no wider: nothing that is clicked on is.
+WIDEST_MM = 512.0
+
+
+def spacings(volume: Volume, card: Card) -> list[float]:
+    """How far apart in mm the samples of patches lie, coarse to fine: from a patch that covers the volume to the last
+    that is no finer than its finest voxels. Networks that do not read the mask so far have one spacing, their own."""
+    if not card.network.has_prior:
+        return [card.spacing_mm]
+    extent = min(WIDEST_MM, float((np.array(volume.shape) * volume.spacing).max()))
+    finest = float(volume.spacing.min())
+    coarsest = max(extent / card.network.patch_size, finest)
+    return [coarsest / 2**level for level in range(int(log2(coarsest / finest) + 1e-6) + 1)]
 
 
 def opens_patch(click: NDArray[np.int64], grids: Iterable[PatchGrid]) -> bool:

@@ -14,15 +14,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from reprlib import Repr
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lib.boxes import Box, Index
+from lib.boxes import Box, Index, bounding_box, hull
 from lib.errors import PromptError
+from lib.interactive.drawn import Drawn
 from lib.settings import BACKGROUND
 
 # Keys that are read by their own rules; "null" is what a viewer sends as the name of no segment at all.
@@ -42,6 +43,8 @@ class Prompt:
 
     point_coords: NDArray[np.int64]
     point_labels: NDArray[np.int64]
+    # What the user already has of the label (lib.interactive.drawn).
+    drawn: Drawn | None = None
 
     @property
     def foreground(self) -> NDArray[np.int64]:
@@ -85,6 +88,29 @@ def prompts_from_request(
     if roi is not None:
         reader.add_box_click(request, roi, foreground, background)
     return ClickRequest(_prompts(foreground, background), _as_array(background), roi, tuple(reader.notes), n_clicks)
+
+
+def drawn_on(
+    request: ClickRequest, masks: Mapping[str, NDArray[np.bool_]], strokes: Mapping[str, NDArray[np.int8]]
+) -> ClickRequest:
+    """The request with what was drawn of each label, arrays (I, J, K) of the volume; labels that were drawn and not
+    clicked on are among its prompts."""
+    prompts = dict(request.prompts)
+    for name in {**masks, **strokes}:
+        shape = (masks[name] if name in masks else strokes[name]).shape
+        mask = masks.get(name, np.zeros(shape, np.bool_))
+        stroke = strokes.get(name, np.zeros(shape, np.int8))
+        boxes = [box for box in (bounding_box(mask), bounding_box(stroke != 0)) if box is not None]
+        if not boxes:
+            continue
+        box = hull(boxes)
+        drawn = Drawn(box, mask[box].copy(), stroke[box].copy())
+        prompts[name] = replace(prompts.get(name, _without_clicks(request.background)), drawn=drawn)
+    return replace(request, prompts=prompts)
+
+
+def _without_clicks(background: NDArray[np.int64]) -> Prompt:
+    return Prompt(background, np.zeros(len(background), np.int64))
 
 
 def _check_count(request: Mapping[str, Any], names: Sequence[str], max_clicks: int) -> None:

@@ -24,9 +24,10 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 from pydicom.sr.coding import Code
 
-from lib.errors import LabelError
+from lib.errors import LabelError, VolumeError
 from lib.labels.dicom_codes import meaning_of
 from lib.labels.dicom_seg import is_dicom
+from lib.labels.dicom_sources import put_references, write_sources
 
 logger = logging.getLogger(__name__)
 
@@ -70,19 +71,31 @@ def refuse_name(name: str) -> None:
         )
 
 
-def write_seg(
-    masks: Mapping[str, Mask], affine: Floats, series: Path, target: Path, info: SegInfo | None = None
-) -> None:
-    """Write masks (I, J, K) by name, on the grid of `affine`, to the file `target`, whole or not at all.
-
-    `series` is the folder of the instances they were drawn on. Masks may overlap. LabelError for names that do not fit,
-    for no voxel at all, or if the tool refuses.
-    """
+def drawn_masks(masks: Mapping[str, Mask], kind: str) -> dict[str, Mask]:
+    """The masks with any voxel, by names that fit into DICOM; LabelError, which says what `kind` of object cannot hold
+    them, if there are none, and for a name that does not fit."""
     shown = {name: mask for name, mask in masks.items() if mask.any()}
     for name in shown:
         refuse_name(name)
     if not shown:
-        raise LabelError("a DICOM SEG cannot hold a label without any voxel; draw something")
+        raise LabelError(f"{kind} cannot hold a label without any voxel; draw something")
+    return shown
+
+
+def write_seg(
+    masks: Mapping[str, Mask],
+    affine: Floats,
+    series: Path,
+    target: Path,
+    info: SegInfo | None = None,
+    phase: int | None = None,
+) -> None:
+    """Write masks (I, J, K) by name, on the grid of `affine`, to the file `target`, whole or not at all.
+
+    `series` is the folder of the instances they were drawn on, `phase` the number of the phase. Masks may overlap.
+    LabelError for names that do not fit, for no voxel at all, or if the tool refuses.
+    """
+    shown = drawn_masks(masks, "a DICOM SEG")
     with TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as place:
         folder = Path(place)
         layers = _layers(shown)
@@ -92,8 +105,13 @@ def write_seg(
         described = folder / "segments.json"
         described.write_text(json.dumps(_description(layers, list(shown))), encoding="ascii")
         written = folder / "seg.dcm"
-        _run(["--inputImageList", ",".join(map(str, files)), "--inputMetadata", str(described)], series, written)
-        _put_texts(written, series, list(shown), info or SegInfo())
+        try:
+            stands_for = write_sources(series, folder / "sources", phase)
+        except (VolumeError, OSError) as error:
+            raise LabelError(f"no DICOM SEG can refer to {series.name}: {error}") from error
+        arguments = ["--inputImageList", ",".join(map(str, files)), "--inputMetadata", str(described)]
+        _run(arguments, folder / "sources", written)
+        _put_texts(written, series, list(shown), info or SegInfo(), stands_for)
         with written.open("rb") as file:
             os.fsync(file.fileno())
         written.replace(target)
@@ -181,7 +199,13 @@ def _run(arguments: Sequence[str], series: Path, written: Path) -> None:
         raise LabelError(f"{TOOL} refused the label: {(said or ['no reason given'])[-1].strip()[:300]}")
 
 
-def _put_texts(written: Path, series: Path, names: Sequence[str], info: SegInfo) -> None:
+def _put_texts(
+    written: Path,
+    series: Path,
+    names: Sequence[str],
+    info: SegInfo,
+    stands_for: Mapping[str, tuple[str, str, int]],
+) -> None:
     """Names of the segments in place of their numbers, and the patient's and study's texts as their own file has them.
 
     LabelError for a SEG that is of another patient or study, or lacks a segment.
@@ -195,6 +219,7 @@ def _put_texts(written: Path, series: Path, names: Sequence[str], info: SegInfo)
             raise LabelError(f"{TOOL} wrote {keyword} {data.get(keyword)!r}, not {source.get(keyword)!r}; see the log")
     if sorted(str(segment.SegmentLabel) for segment in data.SegmentSequence) != sorted(map(str, range(len(names)))):
         raise LabelError(f"{TOOL} wrote {len(data.SegmentSequence)} segments, not {len(names)}; see the log")
+    put_references(data, stands_for)
     data.SpecificCharacterSet = "ISO_IR 192"
     for keyword in COPIED:
         if keyword in source:

@@ -18,29 +18,37 @@ from numpy.typing import NDArray
 
 from lib.errors import LabelError
 from lib.geometry import check_affine
-from lib.images.files import (
-    ITK_ITEM_SIZES,
-    check_data_file,
-    check_size,
-    check_spacing,
-    itk_affine,
-    read_image_file,
-)
+from lib.images.files import read_image_file, reader_of
+from lib.images.itk_files import ITK_DTYPES, NRRD, SPACING_FIELD, check_data_file, check_spacing, itk_reader
+from lib.images.stored import check_size, itk_affine
+from lib.images.uploads import shown_name
 
 Floats = NDArray[np.float64]
 
 SEGMENT_NAME = re.compile(r"Segment(\d+)_Name")
+# Resampling in float32 and scaling by 1/255 leave whole numbers this far off.
+WHOLE = 1e-3
 # float64 files hold larger numbers than any list of names is long.
 MAX_VALUE = 2**31 - 1
+# A voxel's numbers in all layers of a label.
+MAX_VOXEL_BYTES = 64
 
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """Whole numbers (I, J, K), affine to RAS mm, and the file's own names of the numbers; None where it has none."""
+    """Whole numbers (I, J, K), affine to RAS mm, the file's own names of the numbers, None where it has none, notes
+    about its header, and whether that says where the grid lies at all."""
 
     values: NDArray[Any]
     affine: Floats
     names: Mapping[int, str] | None = None
+    notes: tuple[str, ...] = ()
+    is_placed: bool = True
+
+
+def limit_bytes_on(shape: tuple[int, int, int]) -> int:
+    """What a label drawn on a volume of this shape (I, J, K) can need; a larger one is another's, and not unpacked."""
+    return int(np.prod(shape)) * MAX_VOXEL_BYTES + 2**20
 
 
 def read_layers(path: Path, limit_bytes: int) -> list[Layer]:
@@ -49,19 +57,20 @@ def read_layers(path: Path, limit_bytes: int) -> list[Layer]:
     Raises LabelError for values that are no whole numbers from 0, VolumeError or GeometryError for a file that cannot
     be read or placed.
     """
-    if path.name.lower().endswith(".nrrd") and path.is_file() and path.stat().st_size:
+    name = shown_name(path)
+    if path.is_file() and path.stat().st_size and reader_of(path) == NRRD:
         reader = _header(path)
         if reader is not None and any(SEGMENT_NAME.fullmatch(key) for key in reader.GetMetaDataKeys()):
-            return _read_segmentation(reader, path.name, limit_bytes)
-    array, affine, slope, intercept = read_image_file(path, limit_bytes)
-    return [Layer(_whole(array, slope, intercept, path.name), check_affine(affine))]
+            return _read_segmentation(reader, name, limit_bytes)
+    stored = read_image_file(path, limit_bytes)
+    values = _whole(stored.array, stored.slope, stored.intercept, name)
+    return [Layer(values, check_affine(stored.affine), notes=stored.notes, is_placed=stored.is_placed)]
 
 
 def _header(path: Path) -> Any:
     """A reader that knows the header; None if it makes no sense, which the reader of images words better."""
     check_data_file(path)
-    reader: Any = sitk.ImageFileReader()  # type: ignore[no-untyped-call]
-    reader.SetFileName(str(path))
+    reader = itk_reader(path, NRRD)
     try:
         reader.ReadImageInformation()
     except RuntimeError:
@@ -73,11 +82,11 @@ def _read_segmentation(reader: Any, name: str, limit_bytes: int) -> list[Layer]:
     """The layers of a .seg.nrrd, whose list axis, where it has one, ITK takes for components."""
     shape = tuple(int(length) for length in reader.GetSize())
     n_layers = int(reader.GetNumberOfComponents())
-    if len(shape) != 3 or reader.GetPixelID() not in ITK_ITEM_SIZES:
+    if len(shape) != 3 or reader.GetPixelID() not in ITK_DTYPES:
         raise LabelError(f"{name} is no segmentation of whole numbers in 3D: its shape is {shape}; export it again")
-    size_bytes = int(np.prod([float(length) for length in shape])) * n_layers * ITK_ITEM_SIZES[reader.GetPixelID()]
-    check_size(name, size_bytes, limit_bytes)
-    check_spacing(name, np.array(reader.GetSpacing()))
+    n_values = int(np.prod([float(length) for length in shape])) * n_layers
+    check_size(name, n_values * np.dtype(ITK_DTYPES[reader.GetPixelID()]).itemsize, limit_bytes)
+    check_spacing(name, np.array(reader.GetSpacing()), SPACING_FIELD[NRRD])
     names = _segment_names(reader, n_layers, name)
     affine = check_affine(itk_affine(reader, shape))
     try:
@@ -110,7 +119,8 @@ def _segment_names(reader: Any, n_layers: int, name: str) -> list[dict[int, str]
 
 
 def _whole(raw: NDArray[Any], slope: float, intercept: float, name: str) -> NDArray[Any]:
-    """slope * raw + intercept as whole numbers (I, J, K); the array itself where it holds them as they are."""
+    """slope * raw + intercept as the whole numbers (I, J, K) near by; the array itself where it holds them as they
+    are."""
     if raw.dtype.kind in "bu" and (slope, intercept) == (1.0, 0.0):
         return raw
     whole = np.empty(raw.shape, dtype=np.int32, order="F")
@@ -118,11 +128,12 @@ def _whole(raw: NDArray[Any], slope: float, intercept: float, name: str) -> NDAr
         values = raw[..., k].astype(np.float64) * slope + intercept
         if not np.isfinite(values).all():
             raise LabelError(f"{name} holds NaN or infinity, which name no label; save it as whole numbers")
-        wrong = values[(values != np.rint(values)) | (values < 0) | (values > MAX_VALUE)]
+        nearest = np.rint(values)
+        wrong = values[(np.abs(values - nearest) > WHOLE) | (nearest < 0) | (nearest > MAX_VALUE)]
         if wrong.size:
             raise LabelError(
                 f"{name} holds the value {wrong[0]:.6g}, which is no label; save it as whole numbers from 0, without "
                 "smoothing"
             )
-        whole[..., k] = values
+        whole[..., k] = nearest
     return whole

@@ -29,7 +29,7 @@ from lib.settings import Intensity
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 CARD = "case.json"
 WRITING = ".writing-"
 # Zeros kept around a label's box, so that interpolation at its border sees what it would see in the whole volume.

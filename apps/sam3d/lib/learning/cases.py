@@ -23,7 +23,7 @@ from lib.geometry import PatchGrid, same_place
 from lib.images.preprocess import chosen_intensity, sample_patch
 from lib.images.volumes import file_stamp, open_volume
 from lib.interactive.clicks import first_click
-from lib.interactive.patches import finest_that_holds
+from lib.interactive.patches import finest_that_holds, spacings
 from lib.labels.masks import read_label
 from lib.learning.augmentation import Augmentation
 from lib.learning.case_cache import FORMAT, CaseCache, PreparedCase, Region
@@ -34,8 +34,8 @@ logger = logging.getLogger(__name__)
 
 # How often a patch without the label is looked for before a patch with it is taken instead.
 BACKGROUND_TRIES = 16
-# How often a patch is drawn at any zoom from 1 on, not at that of a click there: a first click is answered at all.
-OTHER_ZOOM_SHARE = 0.5
+# How often a patch is drawn at any spacing of a chain, not at the finest that holds the object.
+OTHER_SPACING_SHARE = 0.5
 # How often a patch has the object's middle in its own, as the patch of a first click mostly has.
 CENTRED_SHARE = 0.5
 LIGHT = Augmentation()
@@ -201,14 +201,14 @@ class CaseStore:
         self, prepared: PreparedCase, region: Region, voxel: Index, jitter: float, rng: np.random.Generator
     ) -> tuple[Index, PatchGrid]:
         """A patch somewhere around a voxel, which lies on one of its samples exactly."""
-        grid = self._zoomed(prepared, region, voxel, rng)
+        grid = self._around(prepared, region, voxel, rng)
         reach = int(jitter * ((grid.size - 1) // 2))
         return voxel, grid.shifted(rng.integers(-reach, reach + 1, size=3))
 
-    def _zoomed(self, prepared: PreparedCase, region: Region, voxel: Index, rng: np.random.Generator) -> PatchGrid:
-        """The patch around a voxel at the zoom at which a click there would be answered, or at any."""
+    def _around(self, prepared: PreparedCase, region: Region, voxel: Index, rng: np.random.Generator) -> PatchGrid:
+        """The patch around a voxel at the finest spacing that holds the object, or at any."""
         grids = self._grids(prepared, voxel)
-        if len(grids) > 1 and rng.random() < OTHER_ZOOM_SHARE:
+        if len(grids) > 1 and rng.random() < OTHER_SPACING_SHARE:
             return grids[int(rng.integers(len(grids)))]
         return self._fitting(prepared, region, grids)
 
@@ -222,8 +222,8 @@ class CaseStore:
 
     def _grids(self, prepared: PreparedCase, voxel: Index) -> list[PatchGrid]:
         size, affine = self._card.network.patch_size, prepared.volume.affine
-        spacings_mm = (self._card.spacing_mm * zoom for zoom in self._card.outward_zooms)
-        return [PatchGrid.around(affine, voxel, size, spacing_mm) for spacing_mm in spacings_mm]
+        finest_first = reversed(spacings(prepared.volume, self._card))
+        return [PatchGrid.around(affine, voxel, size, spacing_mm) for spacing_mm in finest_first]
 
     def _fitting(self, prepared: PreparedCase, region: Region, grids: Sequence[PatchGrid]) -> PatchGrid:
         return grids[finest_that_holds(((grid, _clicked(region, grid)) for grid in grids), prepared.volume)]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import distributed
+from torch import Tensor, distributed
 from torch.multiprocessing.spawn import spawn
 
 # A rank that is this long in coming has died.
@@ -41,7 +41,7 @@ class Team:
             return
         parameters = list(parameters)
         flat = torch.cat([torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in parameters])
-        distributed.all_reduce(flat)
+        flat = _sum_of_all(flat)
         for parameter, gradient in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
             parameter.grad = gradient.view_as(parameter).clone()
 
@@ -49,9 +49,16 @@ class Team:
         """Give every process the sums of all their values."""
         if self.size == 1:
             return values
-        total = torch.tensor(values, dtype=torch.float64, device=device)
-        distributed.all_reduce(total)
+        total = _sum_of_all(torch.tensor(values, dtype=torch.float64, device=device))
         return [float(value) for value in total]
+
+
+def _sum_of_all(tensor: Tensor) -> Tensor:
+    """The sum of all processes' tensors, on the same device."""
+    # Processes that share a GPU meet in main memory: NCCL wants a GPU for each.
+    shared = tensor.cpu() if distributed.get_backend() == "gloo" else tensor
+    distributed.all_reduce(shared)
+    return shared.to(tensor.device)
 
 
 def run_together(size: int, backend: str, work: Callable[..., Any], *arguments: Any) -> None:
@@ -73,7 +80,7 @@ def _member(rank: int, size: int, backend: str, meeting: str, work: Callable[...
 def joined(team: Team, backend: str, meeting: str) -> Iterator[Team]:
     """Be a member of a process group while the enclosed lines run. `meeting` is a URL, such as `env://` of torchrun."""
     if backend == "nccl":
-        torch.cuda.set_device(team.rank)
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", team.rank)))
     distributed.init_process_group(backend, meeting, PATIENCE, world_size=team.size, rank=team.rank)
     try:
         yield team
@@ -83,11 +90,12 @@ def joined(team: Team, backend: str, meeting: str) -> Iterator[Team]:
 
 @contextmanager
 def torchrun_team(device: str) -> Iterator[Team]:
-    """The team that torchrun started this process in, for training on `cpu` or `cuda`; one alone where it did not."""
+    """The team that torchrun started this process in; one alone where it did not. On `cuda` each process has a GPU of
+    its own; on a named one, such as `cuda:0`, all of them share it."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         yield Team()
         return
-    backend = "nccl" if device.startswith("cuda") else "gloo"
+    backend = "nccl" if device == "cuda" else "gloo"
     with joined(Team(size, int(os.environ["RANK"])), backend, "env://") as team:
         yield team

@@ -1,8 +1,7 @@
 """A training run that may be killed at any moment: its state after each stretch, and a log without gaps or doubles.
 
-The loop is that of `lib.learning.training_loop`. A learner brings the batches, the step and what else is to be
-remembered; the same learner on the same machine comes to the same weights and writes the same log, however often it was
-interrupted.
+A learner brings the steps and what else is to be remembered; the same learner on the same machine comes to the same
+weights and writes the same log, however often it was interrupted.
 """
 
 from __future__ import annotations
@@ -16,12 +15,10 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader
 
 from lib.errors import WeightsError
 from lib.learning.distributed import Team
-from lib.learning.training_loop import Batch, Epoch, Loop, run_loop
+from lib.learning.training_loop import Epoch
 from lib.network.sam3d import Sam3D
 from lib.network.weights import write_atomically
 
@@ -36,11 +33,16 @@ class Plan(Protocol):
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
     @property
-    def steps(self) -> int: ...
-    @property
     def stretch(self) -> int:
         """Steps from one state on disk to the next."""
         ...
+
+
+class Optimiser(Protocol):
+    """An optimiser's state, as PyTorch's have it."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None: ...
 
 
 class Learner(Protocol):
@@ -51,10 +53,13 @@ class Learner(Protocol):
     @property
     def network(self) -> Sam3D: ...
     @property
-    def optimiser(self) -> torch.optim.Optimizer: ...
-    def loader(self, steps: range) -> DataLoader[Batch]: ...
-    def update(self, step: int, patch: Tensor, target: Tensor) -> tuple[float, float]:
-        """One optimiser step on (B, 1, P, P, P); its loss and Dice."""
+    def optimiser(self) -> Optimiser: ...
+    def is_over(self, step: int) -> bool:
+        """Whether there is nothing left to train after `step` steps."""
+        ...
+
+    def train(self, steps: range) -> Epoch:
+        """These optimiser steps, or the first of them; the number of the last, and what they came to in the mean."""
         ...
 
     def measured(self, step: int) -> Mapping[str, float]:
@@ -69,32 +74,25 @@ class Learner(Protocol):
 
 
 def learn(learner: Learner, folder: Path, team: Team) -> None:
-    """Go on from the state in `folder`, or begin, until all steps are done; the leader of the team writes.
+    """Go on from the state in `folder`, or begin, until the learner says that it is over; the leader writes.
 
     Raises WeightsError where the folder holds a run of another plan.
     """
     step = _resume(learner, folder, team)
-    while step < learner.plan.steps:
+    while not learner.is_over(step):
         step = _stretch(learner, step, folder, team)
         if team.is_leader:
             _save(learner, step, folder)
 
 
 def _stretch(learner: Learner, start: int, folder: Path, team: Team) -> int:
-    """The next steps, as one epoch of MONAI's trainer; returns the step that they end at."""
-    end = min(start + learner.plan.stretch, learner.plan.steps)
-    taken = iter(range(start, end))
-    epochs: list[Epoch] = []
-
-    def update(patch: Tensor, target: Tensor) -> tuple[float, float]:
-        return learner.update(next(taken), patch, target)
-
-    loader = learner.loader(range(start, end))
-    run_loop(learner.network, learner.optimiser, loader, update, Loop(1, end - start, epochs.append))
-    entry = {"step": end, "loss": epochs[0].loss, "dice": epochs[0].dice, **learner.measured(end)}
+    """The next steps; returns the step that they end at."""
+    epoch = learner.train(range(start, start + learner.plan.stretch))
+    end = epoch.number
+    entry = {"step": end, "loss": epoch.loss, "dice": epoch.dice, **learner.measured(end)}
     if team.is_leader:
         said = ", ".join(f"{name} {value:.3f}" for name, value in entry.items() if name != "step")
-        logger.info("step %d of %d: %s", end, learner.plan.steps, said)
+        logger.info("step %d: %s", end, said)
         with (folder / LOG).open("a") as log:
             log.write(json.dumps(entry) + "\n")
     return end

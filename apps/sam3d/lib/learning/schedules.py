@@ -13,16 +13,16 @@ def linear(step: int, steps: int, warmup_steps: int = 0) -> float:
     return _warmup(step, warmup_steps) or 1 - (1 - FINAL_SHARE) * _progress(step, steps, warmup_steps)
 
 
-def half_cosine(step: int, steps: int, warmup_steps: int = 0) -> float:
+def half_cosine(step: float, steps: float, warmup_steps: int = 0) -> float:
     """Up in a line, then down along half a cosine: gently where it begins and where it ends."""
     fall = 0.5 * (1 + math.cos(math.pi * _progress(step, steps, warmup_steps)))
     return _warmup(step, warmup_steps) or FINAL_SHARE + (1 - FINAL_SHARE) * fall
 
 
-def _warmup(step: int, warmup_steps: int) -> float:
+def _warmup(step: float, warmup_steps: int) -> float:
     """0 where that is over."""
     return (step + 1) / warmup_steps if step < warmup_steps else 0.0
 
 
-def _progress(step: int, steps: int, warmup_steps: int) -> float:
+def _progress(step: float, steps: float, warmup_steps: int) -> float:
     return min(1.0, max(0, step - warmup_steps) / max(1, steps - warmup_steps))

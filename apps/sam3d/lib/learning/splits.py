@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lib.errors import SplitError
+from lib.naming import series_and_phase
 from lib.network.weights import write_atomically
 
 FORMAT = 1
@@ -42,19 +43,26 @@ class SplitFile:
         """The split of these cases; those never seen before are assigned now, and the record written first.
 
         One in four of the cases at hand validates, chosen among the new ones by the hash of their ids, so that it
-        neither depends on their order nor on chance. Raises SplitError when the record is damaged.
+        neither depends on their order nor on chance. The phases of a series, which are much alike, count as one and go
+        to one side. Raises SplitError when the record is damaged.
         """
         record = self._read()
         present = set(ids)
-        fresh = sorted(present - set(record), key=_rank)
-        n_validating = sum(record[case] == VALIDATION for case in present & set(record))
-        n_wanted = max(0, len(present) // CASES_PER_VALIDATION - n_validating)
-        record |= {case: VALIDATION if place < n_wanted else TRAINING for place, case in enumerate(fresh)}
+        fresh = present - set(record)
+        sides = {_series(case): side for case, side in sorted(record.items())}
+        series = set(map(_series, present))
+        n_validating = sum(sides.get(each) == VALIDATION for each in series)
+        n_wanted = max(0, len(series) // CASES_PER_VALIDATION - n_validating)
+        new = sorted(series - set(sides), key=_rank)
+        sides |= {each: VALIDATION if place < n_wanted else TRAINING for place, each in enumerate(new)}
+        record |= {case: sides[_series(case)] for case in fresh}
         if fresh:
             content = {"format": FORMAT, "cases": record}
             write_atomically(self.path, (json.dumps(content, indent=1, sort_keys=True) + "\n").encode())
-        sides = {side: sorted(case for case in present if record[case] == side) for side in (TRAINING, VALIDATION)}
-        return Split(sides[TRAINING], sides[VALIDATION])
+        training, validation = (
+            sorted(case for case in present if record[case] == side) for side in (TRAINING, VALIDATION)
+        )
+        return Split(training, validation)
 
     def _read(self) -> dict[str, str]:
         try:
@@ -72,6 +80,10 @@ class SplitFile:
                 "delete it together with every fine-tuned version"
             )
         return {str(case): str(side) for case, side in record.items()}
+
+
+def _series(case: str) -> str:
+    return series_and_phase(case)[0]
 
 
 def _rank(case: str) -> str:

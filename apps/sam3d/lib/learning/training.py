@@ -11,6 +11,7 @@ from monai.losses import DiceCELoss
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lib.interactive.priors import as_prior
 from lib.learning.simulated_user import SimulatedUser
 from lib.network.sam3d import Embedding, Sam3D
 
@@ -149,7 +150,7 @@ def click_rounds(
     masks = target[:, 0].cpu().numpy() > 0
     users = [SimulatedUser(mask, rng, plan.random_share) for mask, rng in zip(masks, rngs, strict=True)]
     for number in range(rounds):
-        logits = decode(network, embedding, Clicks.of(users))
+        logits = decode(network, embedding, Clicks.of(users), prior_of(network, users))
         yield Turn(segmentation_loss(logits.float(), target), logits, rounds)
         if number + 1 < rounds:
             for user, margin in zip(users, margins(logits), strict=True):
@@ -157,10 +158,19 @@ def click_rounds(
                 user.correct()
 
 
-def decode(network: Sam3D, embedding: Embedding, clicks: Clicks) -> Tensor:
-    """The network's answer to the clicks."""
+def prior_of(network: Sam3D, users: Sequence[SimulatedUser]) -> Tensor | None:
+    """The mask so far (B, 1, P, P, P) that the users look at, for a network that reads it; None before the first."""
+    seen = [user.margin for user in users]
+    if not network.settings.has_prior or any(margin is None for margin in seen):
+        return None
+    return torch.from_numpy(np.stack([as_prior(margin) for margin in seen if margin is not None]))[:, None]
+
+
+def decode(network: Sam3D, embedding: Embedding, clicks: Clicks, prior: Tensor | None = None) -> Tensor:
+    """The network's answer to the clicks, and to the mask so far where there is one."""
     device = embedding.feature.device
-    return network.decode(embedding, clicks.coords.to(device), clicks.labels.to(device))
+    coords, labels = clicks.coords.to(device), clicks.labels.to(device)
+    return network.decode(embedding, coords, labels, *(() if prior is None else (prior.to(device),)))
 
 
 def margins(logits: Tensor) -> NDArray[np.float32]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -77,8 +77,16 @@ def run_loop(
     trainer.run()
 
 
+class Optimiser(Protocol):
+    """What takes steps: one of PyTorch's optimisers, or several behind one."""
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]: ...
+    def step(self) -> Any: ...
+
+
 def descend(
-    optimiser: torch.optim.Optimizer,
+    optimiser: Optimiser,
     clipped: Iterable[Sequence[torch.nn.Parameter] | Iterable[torch.nn.Parameter]],
     max_norm: float,
     learning_rate: float,

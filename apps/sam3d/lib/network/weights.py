@@ -7,6 +7,7 @@ safetensors.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pickle
@@ -14,7 +15,6 @@ import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from hashlib import sha256
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -70,8 +70,6 @@ class Card:
     network: NetworkSettings
     intensity: Intensity
     spacing_mm: float
-    # How many times as far apart samples may lie where spacing_mm does not suit a clicked object; ascending, with 1.
-    zooms: tuple[float, ...] = (1.0,)
     # Whether patches coarser than the voxels average them (ours) or pick single ones (the published recipe).
     has_antialiasing: bool = True
     version: str = "1"
@@ -83,12 +81,6 @@ class Card:
     figures: Mapping[str, Any] = field(default_factory=dict)
     parent_sha256: str | None = None
     sha256: str = ""
-
-    @property
-    def outward_zooms(self) -> tuple[float, ...]:
-        """Those from 1 on. Finer ones are for small objects that are clicked on: what is larger fills their patches, of
-        which nothing is learned, and a volume has many times as many of them."""
-        return tuple(zoom for zoom in self.zooms if zoom >= 1)
 
     def as_json(self) -> dict[str, Any]:
         return {"format": CARD_FORMAT, **asdict(self)}
@@ -105,8 +97,6 @@ class Card:
             for name in ("neck_blocks", "click_unet"):
                 if name in network:
                     network[name] = tuple(int(value) for value in network[name])
-            if "zooms" in known:
-                known["zooms"] = checked_zooms(known["zooms"], source)
             card = cls(
                 network=NetworkSettings(**network),
                 intensity=Intensity(**known.pop("intensity")),
@@ -117,18 +107,6 @@ class Card:
         for part in (card, card.network, card.intensity):
             _check_kinds(part, source)
         return card
-
-
-def checked_zooms(values: Iterable[float], source: str) -> tuple[float, ...]:
-    """The numbers that a card may have as zooms. Raises WeightsError unless they ascend and have 1 among them."""
-    zooms = tuple(float(value) for value in values)
-    is_ascending = all(low < high for low, high in pairwise(zooms))
-    if 1.0 not in zooms or not is_ascending or not 0.01 < zooms[0] <= zooms[-1] < 100:
-        raise WeightsError(
-            f"{source} says zooms are {list(zooms)}, but they must ascend and have 1 among them: name others, "
-            "or fetch the card again"
-        )
-    return zooms
 
 
 def _check_kinds(part: Card | NetworkSettings | Intensity, source: str) -> None:
@@ -231,6 +209,18 @@ def card_path(path: Path) -> Path:
     return path.with_suffix(".json")
 
 
+def sync_folder(folder: Path) -> None:
+    """Let the names of a folder survive a loss of power, too, where its file system can promise that."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(handle)
+
+
 def write_atomically(path: Path, data: bytes) -> None:
     """All of `data` at `path`, or what was there before; survives a kill or a full disk at any moment."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -241,6 +231,7 @@ def write_atomically(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+        sync_folder(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

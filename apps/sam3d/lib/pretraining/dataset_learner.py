@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from lib.learning.distributed import Team
 from lib.learning.recipes import TUNE_ALL, TUNE_PUBLISHED
 from lib.learning.teaching import Teaching
 from lib.learning.training import MovingAverage, dice_of
-from lib.learning.training_loop import Batch, descend
+from lib.learning.training_loop import Batch, Epoch, Loop, descend, run_loop
 from lib.network.build import build_sam3d
 from lib.network.sam3d import Sam3D
 
@@ -45,9 +46,22 @@ class DatasetLearner:
         self.best_loss = math.inf
         network.image_encoder.is_checkpointed = plan.is_checkpointed
 
-    def loader(self, steps: range) -> DataLoader[Batch]:
+    def is_over(self, step: int) -> bool:
+        return step >= self.plan.steps
+
+    def train(self, steps: range) -> Epoch:
+        """These steps, up to the plan's last one, as one epoch of MONAI's trainer."""
+        steps = range(steps.start, min(steps.stop, self.plan.steps))
+        taken = iter(steps)
+        epochs: list[Epoch] = []
+
+        def update(patch: Tensor, target: Tensor) -> tuple[float, float]:
+            return self.update(next(taken), patch, target)
+
         batches = _Batches(self.teaching, self.plan.batch_size, steps, self.team)
-        return DataLoader(batches, batch_size=None, num_workers=self.n_workers)
+        loader: DataLoader[Batch] = DataLoader(batches, batch_size=None, num_workers=self.n_workers)
+        run_loop(self.network, self.optimiser, loader, update, Loop(1, len(steps), epochs.append))
+        return replace(epochs[0], number=steps.stop)
 
     def update(self, step: int, patch: Tensor, target: Tensor) -> tuple[float, float]:
         """One optimiser step on this process's part of the batch; mean loss and Dice of the whole batch."""

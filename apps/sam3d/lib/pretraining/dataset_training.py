@@ -83,7 +83,6 @@ class DatasetOrder:
     rounds: int = 3
     seed: int = 0
     spacing_mm: float = 1.0
-    zooms: tuple[float, ...] = (1.0,)
     device: str = "cpu"
     has_bfloat16: bool = False
     is_checkpointed: bool = False
@@ -153,7 +152,7 @@ def train(order: DatasetOrder, prepared: Prepared, team: Team) -> tuple[Sam3D, C
 def plan_of(order: DatasetOrder, prepared: Prepared) -> DatasetPlan:
     """The recipe's numbers, with those that the order names in place of its own."""
     n_training = len(prepared.split.training)
-    content = json.dumps([asdict(prepared.split), asdict(prepared.intensity), order.dataset.target, order.zooms])
+    content = json.dumps([asdict(prepared.split), asdict(prepared.intensity), order.dataset.target])
     data = sha256(content.encode()).hexdigest()
     tune = order.tune or _usual_tune(order)
     is_published = order.recipe == PUBLISHED
@@ -228,7 +227,6 @@ def _card(order: DatasetOrder, prepared: Prepared, plan: DatasetPlan, network: S
         network=network.settings,
         intensity=prepared.intensity,
         spacing_mm=order.spacing_mm,
-        zooms=(1.0,) if is_published else order.zooms,
         has_antialiasing=not is_published,
         version=order.version,
         is_trained=True,

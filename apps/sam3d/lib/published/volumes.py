@@ -23,7 +23,7 @@ from lib.errors import VolumeError
 from lib.geometry import canonical_axes
 from lib.images.preprocess import intensity_of
 from lib.images.volumes import Volume, file_stamp, make_volume
-from lib.learning.case_cache import CaseCache, PreparedCase, Region
+from lib.learning.case_cache import FORMAT, CaseCache, PreparedCase, Region
 from lib.learning.cases import Case
 from lib.settings import Intensity
 
@@ -117,6 +117,6 @@ class ResampledCases:
         return PreparedCase(placed, intensity, {TARGET: Region.around(target.numpy())})
 
     def _key(self, case: Case) -> str:
-        parts = ["published", file_stamp(case.image), file_stamp(case.label), self._target, self._axes]
+        parts = [FORMAT, "published", file_stamp(case.image), file_stamp(case.label), self._target, self._axes]
         content = json.dumps([*parts, self._spacing_mm, asdict(self._intensity)], default=str)
         return sha256(content.encode(errors="surrogatepass")).hexdigest()[:32]

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lib.learning.simulated_user import SimulatedUser
-from lib.learning.training import Clicks, decode, margins
+from lib.learning.training import Clicks, decode, margins, prior_of
 from lib.network.sam3d import Sam3D
 from lib.random_streams import RandomStream, generator
 from lib.synthesis.patches import training_patch
@@ -184,7 +184,8 @@ def measure(
             if click:
                 user.correct()
             clicks = Clicks.of([user])
-            logits = decode(network, embedding, clicks if has_background_clicks else _foreground(clicks))
+            asked = clicks if has_background_clicks else _foreground(clicks)
+            logits = decode(network, embedding, asked, prior_of(network, [user]))
             user.look(margins(logits)[0])
             dices.append(user.dice)
         found.append(Measured(each.case, each.label, tuple(dices)))

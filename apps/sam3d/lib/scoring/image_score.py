@@ -18,7 +18,7 @@ from torch import Tensor
 from lib.geometry import PatchGrid
 from lib.images.preprocess import chosen_intensity, sample_patch
 from lib.images.volumes import Volume
-from lib.interactive.patches import grids_over, is_in_volume
+from lib.interactive.patches import grids_over, is_in_volume, spacings
 from lib.network.sam3d import Embedding
 from lib.network.weights import Card
 from lib.scoring.calibration import Calibration
@@ -86,11 +86,13 @@ def score_volume(
 
 
 def cover(volume: Volume, card: Card, max_patches: int) -> list[PatchGrid]:
-    """The patches that cover the volume at the finest of the weights' zooms, from 1 on, that needs no more than
-    `max_patches`; of more at the coarsest zoom, as many, evenly spread."""
+    """The patches that cover the volume at the weights' spacing or, for those that know any, at the finest from there
+    on that needs no more than `max_patches`; of more, as many, evenly spread."""
+    size, coarser = card.network.patch_size, spacings(volume, card)[::-1]
+    wanted = [card.spacing_mm, *(step for step in coarser if step > card.spacing_mm)]
     grids: list[PatchGrid] = []
-    for zoom in card.outward_zooms:
-        grids = list(grids_over(volume, card.network.patch_size, card.spacing_mm * zoom))
+    for spacing_mm in wanted:
+        grids = list(grids_over(volume, size, min(spacing_mm, coarser[-1])))
         if len(grids) <= max_patches:
             return grids
     kept = np.linspace(0, len(grids) - 1, max_patches).round().astype(int)

@@ -22,7 +22,7 @@ from lib.scoring.selection import Known
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 ENDING = ".json"
 
 
@@ -45,7 +45,7 @@ class StoredScore:
 
 def score_key(image: str, card: Card, settings: ScoreSettings) -> str:
     """The same for the same content of an image (as its datastore refers to it), weights and settings."""
-    weights = [card.sha256, card.parent_sha256, card.spacing_mm, card.zooms, asdict(card.intensity)]
+    weights = [card.sha256, card.parent_sha256, card.spacing_mm, asdict(card.intensity)]
     content = json.dumps([FORMAT, image, weights, asdict(settings)])
     return sha256(content.encode(errors="surrogatepass")).hexdigest()
 

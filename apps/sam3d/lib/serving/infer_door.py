@@ -1,34 +1,39 @@
 """POST /infer/{model}: what the stock endpoint answers, but in worker threads, bounded, and with sentences.
 
-It mends three faults of MONAI Label 0.8.5: its endpoint does the work on the event loop, so that nobody is answered
-meanwhile; it reads any body of any length; and it has a bare 500 for what a client sends wrong.
+It mends two faults of MONAI Label 0.8.5: its endpoint does the work on the event loop, so that nobody is answered
+meanwhile; and it has a bare 500 for what a client sends wrong.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Request
 from fastapi.responses import Response
-from monailabel.config import settings as server_settings
-from monailabel.endpoints.user.auth import RBAC, User
 from monailabel.interfaces.datastore import Datastore
 from monailabel.utils.sessions import Sessions
+from starlette.datastructures import UploadFile
 
-from lib.infers.failures import answer, as_answers
+from lib.datastore.intake import ENDINGS
+from lib.infers.drawing import DrawnFiles
+from lib.infers.failures import as_answers
 from lib.infers.images import find_image
 from lib.infers.turns import stop_if_gone
-from lib.serving.bodies import TimedRoute
-from lib.serving.clients import client_of
-from lib.serving.forms import InferForm, read_form
+from lib.labels.raw import RAW
+from lib.serving.forms import read_form
+from lib.serving.gate import tell
 from lib.serving.places import Places
 from lib.serving.replies import DICOM_SEG, check_output, dicom_seg_of, reply_to
+from lib.serving.sessions import find_session
+from lib.serving.uploads import IMAGE_ENDINGS, on_disk
+from lib.serving.visitors import client_of, name_of
 
-# What the server makes; anything else could lead out of the folder of sessions.
-SESSION_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+# What was drawn may also come as raw voxels on the image's grid.
+DRAWN = (*ENDINGS, RAW)
 
 
 class InferApp(Protocol):
@@ -41,49 +46,79 @@ class InferApp(Protocol):
     def sessions(self) -> Sessions | None: ...
 
 
-def infer_door(app: InferApp, places: Places, limit_bytes: int, on_answer: Callable[[str, str], None]) -> APIRouter:
-    """The route; the body of a request may have `limit_bytes`. `on_answer` is told of every image of the datastore for
-    which a mask was made, and for which client."""
+@dataclass(frozen=True)
+class Sent:
+    """The files of a request: an image, a mask so far, and strokes."""
+
+    image: UploadFile | None
+    label: UploadFile | None
+    strokes: UploadFile | None
+
+    @contextmanager
+    def on_disk(self) -> Iterator[tuple[Path | None, DrawnFiles | None]]:
+        """The image, and what was drawn, as temporary files, which are gone at the end."""
+        with ExitStack() as until_the_end:
+            image, label, strokes = (
+                until_the_end.enter_context(on_disk(upload, endings, "the file sent along")) if upload else None
+                for upload, endings in ((self.image, IMAGE_ENDINGS), (self.label, DRAWN), (self.strokes, DRAWN))
+            )
+            yield image, DrawnFiles(label, strokes) if label or strokes else None
+
+
+def infer_door(app: InferApp, places: Places, on_click: Callable[[str, str, str], list[str]]) -> APIRouter:
+    """The route. `on_click` is told of every image of the datastore for which a mask is made, for which client, and
+    what others call that; it says who else has the image open, which the reply's params do as `also_open`.
+
+    What was drawn comes as files in the fields `label` and `strokes` (lib.infers.drawing).
+    """
     # Not in the schema: the stock route, which stays behind this one, describes the same contract there.
-    router = APIRouter(include_in_schema=False, route_class=TimedRoute)
+    router = APIRouter(include_in_schema=False)
 
     @router.post("/infer/{model}")
-    async def infer(
-        request: Request,
-        model: str,
-        image: str = "",
-        session_id: str = "",
-        output: str = "",
-        user: User = Depends(RBAC(server_settings.MONAI_LABEL_AUTH_ROLE_USER)),  # noqa: B008
-    ) -> Response:
+    async def infer(request: Request, model: str, image: str = "", session_id: str = "", output: str = "") -> Response:
         places.check()
-        async with read_form(request, limit_bytes) as form:
-            asked = {"model": model, "image": image}
+        async with read_form(request) as form:
+            # One click that is no voxel is left out, and the others count.
+            params = form.object("params", allows_nan=True)
+            sent = Sent(*(form.file(name) for name in ("file", "label", "strokes")))
+            asked = {"model": model, "image": image, **params}
+            if isinstance(asked["image"], str) and asked["image"] != image:
+                tell(request, image=asked["image"][:80])
             accepts = request.headers.get("accept-encoding", "")
-            reply = await places.run(lambda: _answer(app, asked, form, session_id, output, accepts), request.receive)
-            if not form.image and not session_id and form.params.get("image", image) == image:
-                on_answer(image, client_of(request, form.params.get("client_id"), user))
-            return reply
+            is_listed = not sent.image and not session_id and asked["image"] == image
+            client = client_of(request, params.get("client_id"))
+            name = name_of(request, params.get("client_name"), params.get("client_id"))
 
-    @router.post("/infer/wsi/{model}")
-    @router.post("/infer/wsi_v2/{model}")
-    async def refuse_slides(model: str) -> Response:
-        # The stock endpoints for slides lead to our models too, but past all that this door is for.
-        raise answer(404, f"{model[:80]!r} is no model for whole slides: ask /infer/ for a mask of a volume")
+            def note() -> list[str]:
+                return on_click(image, client, name) if is_listed else []
+
+            return await places.run(
+                lambda: _answer(app, {"model": model, "image": image}, params, sent, session_id, output, accepts, note),
+                request.receive,
+            )
 
     return router
 
 
 def _answer(
-    app: InferApp, asked: dict[str, Any], form: InferForm, session_id: str, output: str, accept_encoding: str
+    app: InferApp,
+    asked: dict[str, Any],
+    params: dict[str, Any],
+    sent: Sent,
+    session_id: str,
+    output: str,
+    accept_encoding: str,
+    note: Callable[[], list[str]],
 ) -> Response:
     datastore = app.datastore()
-    check_output(output, datastore)
-    with as_answers(), form.image_on_disk() as upload:
-        request = {**asked, **({"image": str(upload)} if upload else {}), **form.params}
+    with sent.on_disk() as (image, drawn), as_answers():
+        request = {**asked, **({"image": str(image)} if image else {}), **params, "drawn": drawn}
         request.update(_of_session(app.sessions(), session_id))
+        check_output(output, datastore, str(request.get("image")))
         stop_if_gone()
         result = app.infer(request)
+        if also_open := note():
+            result["params"]["also_open"] = also_open
         try:
             if output == DICOM_SEG:
                 return dicom_seg_of(result, find_image(request["image"], datastore, ()))
@@ -94,7 +129,7 @@ def _answer(
 
 def _of_session(sessions: Sessions | None, session_id: str) -> dict[str, Any]:
     """The image of a session, in place of the one of the query."""
-    if sessions is None or not SESSION_ID.fullmatch(session_id):
+    if sessions is None or not session_id:
         return {}
-    session = sessions.get_session(session_id)
+    session = find_session(sessions, session_id)
     return {"image": session.image, "session": session.to_json()} if session else {}

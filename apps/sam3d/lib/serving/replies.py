@@ -17,6 +17,7 @@ from lib.images.volumes import open_volume
 from lib.infers.failures import answer
 from lib.infers.reply import FORMATS
 from lib.labels.dicom_seg_writing import write_seg
+from lib.naming import is_series_image, series_and_phase
 from lib.serving.deflate import ENCODING, deflated, is_accepted
 
 DICOM_SEG = "dicom_seg"
@@ -24,12 +25,14 @@ UNPACKED = (".nrrd", ".nii")
 OUTPUTS = ("image", "json", "all", DICOM_SEG)
 
 
-def check_output(output: str, datastore: Datastore) -> None:
+def check_output(output: str, datastore: Datastore, image: str) -> None:
     """HTTPException 422 for an `output` that cannot be had: before, not after, the work is done."""
     if output and output not in OUTPUTS:
         raise answer(422, f"output is {output[:40]!r}: it must be one of {list(OUTPUTS)}")
     if output == DICOM_SEG and not isinstance(datastore, DICOMWebDatastore):
         raise answer(422, "output=dicom_seg needs DICOM studies: start the server on a DICOMweb address")
+    if output == DICOM_SEG and not is_series_image(image):
+        raise answer(422, f"output=dicom_seg needs a DICOM series, and {image[:80]!r} is none: ask for output=all")
 
 
 def reply_to(result: dict[str, Any], output: str, accept_encoding: str) -> Response:
@@ -51,12 +54,13 @@ def reply_to(result: dict[str, Any], output: str, accept_encoding: str) -> Respo
 
 def dicom_seg_of(result: dict[str, Any], image_path: str) -> Response:
     """The answer with the mask as a DICOM SEG of the series, whose instances the datastore keeps beside its image."""
-    series = next((image_path.removesuffix(ending) for ending in FORMATS if image_path.endswith(ending)), image_path)
+    image = next((image_path.removesuffix(ending) for ending in FORMATS if image_path.endswith(ending)), image_path)
+    series, phase = series_and_phase(Path(image).name)
     mask = open_volume(result["file"])
     masks = {name: mask.array == value for name, value in result["params"]["label_names"].items()}
     with TemporaryDirectory() as folder:
         path = Path(folder) / "mask.dcm"
-        write_seg(masks, mask.affine, Path(series), path)
+        write_seg(masks, mask.affine, Path(image).with_name(series), path, phase=phase)
         headers = {"content-disposition": f'attachment; filename="{path.name}"'}
         return Response(path.read_bytes(), media_type="application/dicom", headers=headers)
 

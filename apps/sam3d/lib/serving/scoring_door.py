@@ -12,13 +12,10 @@ from datetime import datetime
 from typing import Any, Protocol
 from uuid import uuid4
 
-from fastapi import APIRouter, Depends, HTTPException
-from monailabel.config import settings as server_settings
-from monailabel.endpoints.user.auth import RBAC, User
+from fastapi import APIRouter, HTTPException
 
 from lib.activelearning.background import BackgroundScoring
 from lib.infers.failures import answer
-from lib.serving.bodies import TimedRoute
 
 logger = logging.getLogger(__name__)
 
@@ -111,31 +108,25 @@ class ScoringTasks:
 
 def scoring_door(tasks: ScoringTasks) -> APIRouter:
     """The routes; endpoints that are no coroutines are run in threads."""
-    router = APIRouter(include_in_schema=False, route_class=TimedRoute)
-    user = Depends(RBAC(server_settings.MONAI_LABEL_AUTH_ROLE_USER))
-    annotator = Depends(RBAC(server_settings.MONAI_LABEL_AUTH_ROLE_ANNOTATOR))
+    router = APIRouter(include_in_schema=False)
 
     @router.get("/scoring/")
-    def status(all: bool = False, check_if_running: bool = False, user: User = user) -> Any:
+    def status(all: bool = False, check_if_running: bool = False) -> Any:
         return tasks.status(all, check_if_running)
 
     @router.post("/scoring/{method}")
-    def score(
-        method: str, params: dict[str, Any] | None = None, run_sync: bool = False, user: User = annotator
-    ) -> dict[str, Any]:
+    def score(method: str, params: dict[str, Any] | None = None, run_sync: bool = False) -> dict[str, Any]:
         tasks.check(method)
         return tasks.run(method) if run_sync else tasks.start(method)
 
     @router.post("/scoring/")
-    def score_all(
-        params: dict[str, Any] | None = None, run_sync: bool = False, user: User = annotator
-    ) -> dict[str, Any]:
+    def score_all(params: dict[str, Any] | None = None, run_sync: bool = False) -> dict[str, Any]:
         # All methods make the same scores: the first of them does it for the others.
         method = sorted(tasks.methods)[0]
         return {method: {"result": tasks.run(method) if run_sync else tasks.start(method), "detail": None}}
 
     @router.delete("/scoring/")
-    def stop(user: User = annotator) -> dict[str, Any] | None:
+    def stop() -> dict[str, Any] | None:
         return tasks.stop()
 
     return router

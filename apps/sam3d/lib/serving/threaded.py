@@ -7,50 +7,39 @@ archive has answered, and with it everybody else.
 from __future__ import annotations
 
 import inspect
-import threading
 from collections.abc import Callable, Coroutine
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from fastapi import APIRouter
 from fastapi.routing import APIRoute
-from monailabel.endpoints import batch_infer, datastore, info, scoring, session, train
+from monailabel.endpoints import batch_infer, info, train
 
-from lib.serving.bodies import TimedRoute
-
-ROUTERS = (info.router, batch_infer.router, train.router, scoring.router, datastore.router, session.router)
-READING = frozenset({"GET", "HEAD"})
+ROUTERS = (info.router, batch_infer.router, train.router)
 
 Endpoint = Callable[..., Coroutine[Any, Any, Any]]
 
 
 def threaded_doors() -> APIRouter:
-    """The endpoints of ROUTERS, each in a thread; those that change the datastore one at a time, as ever.
-
-    None waits for ever for a body that does not come.
-    """
-    doors, changing = APIRouter(include_in_schema=False, route_class=TimedRoute), threading.Lock()
+    """The endpoints of ROUTERS, each in a thread."""
+    doors = APIRouter(include_in_schema=False)
     for router in ROUTERS:
         for route in router.routes:
             if isinstance(route, APIRoute) and inspect.iscoroutinefunction(route.endpoint):
-                methods = set(route.methods or ())
-                turn = changing if router is datastore.router and not methods <= READING else nullcontext()
-                doors.add_api_route(route.path, _threaded(route.endpoint, turn), methods=sorted(methods))
+                doors.add_api_route(route.path, _threaded(route.endpoint), methods=sorted(route.methods or ()))
     return doors
 
 
-def _threaded(endpoint: Endpoint, turn: AbstractContextManager[Any]) -> Callable[..., Any]:
+def _threaded(endpoint: Endpoint) -> Callable[..., Any]:
     """An endpoint that FastAPI runs in a thread, with the parameters and dependencies of a coroutine's."""
 
     def call(**values: Any) -> Any:
-        with turn:
-            coroutine = endpoint(**values)
-            try:
-                coroutine.send(None)
-            except StopIteration as end:
-                return end.value
-            coroutine.close()
-            raise RuntimeError(f"{endpoint.__name__} waits for something: it must stay on the event loop")
+        coroutine = endpoint(**values)
+        try:
+            coroutine.send(None)
+        except StopIteration as end:
+            return end.value
+        coroutine.close()
+        raise RuntimeError(f"{endpoint.__name__} waits for something: it must stay on the event loop")
 
     call.__name__ = endpoint.__name__
     call.__signature__ = inspect.signature(endpoint)  # type: ignore[attr-defined]

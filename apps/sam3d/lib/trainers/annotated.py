@@ -10,15 +10,20 @@ from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 
 from lib.datastore.intake import value_names
 from lib.datastore.versioned import VersionedDatastore
+from lib.errors import SettingsError
 from lib.learning.cases import Case
+from lib.settings import SUBMITTED
 
 FINAL = DefaultLabelTag.FINAL
 
 
-def annotated_cases(datastore: Datastore) -> list[Case]:
-    """Every image with a label that somebody submitted, by id, with the newest version of that label."""
+def annotated_cases(datastore: Datastore, train_on: str = SUBMITTED) -> list[Case]:
+    """Every image with a label that counts for training, by id: submitted and not sent back, or approved. Other
+    datastores than ours know of no reviews."""
     if isinstance(datastore, VersionedDatastore):
-        return datastore.annotated_cases()
+        return datastore.annotated_cases(train_on)
+    if train_on != SUBMITTED:
+        raise SettingsError(f"train_on is {train_on}: this datastore keeps no reviews, so leave the setting away")
     return [_case(image, datastore) for image in sorted(set(datastore.get_labeled_images()))]
 
 

@@ -83,7 +83,7 @@ class Sam3DTrainer(TrainTask):
                 return {"message": sentence}
             settings = self._model.settings
             settings = replace(settings, training=replace(settings.training, **chosen))
-            result = retrain(settings, annotated_cases(datastore), tracking_handlers)
+            result = retrain(settings, annotated_cases(datastore, settings.training.train_on), tracking_handlers)
         served = result.score_after if result.is_published else result.score_before
         return {**result.as_json(), "best_metric": served}
 

@@ -9,16 +9,30 @@
 
   const PROBE = 'ProbeMONAILabel'; // the tool whose annotations are the clicks
   const SEGMENTATION = '1'; // the id of the panel's only labelmap
+  const BACKGROUND = 'background';
+  const ERASED = 255; // in what is sent of brushes: no label
   const TOOL_GROUPS = ['default', 'mpr'];
-  const BRUSHES = { Click: PROBE, Brush: 'CircularBrush', Eraser: 'CircularEraser', Ball: 'SphereBrush' };
+  const PRIMARY = 1; // the left mouse button
+  const ALT = 18; // as the viewer's tools number modifier keys
+  const TOOLS = { Click: PROBE, Brush: 'CircularBrush', Eraser: 'CircularEraser', Ball: 'SphereBrush' };
   const LOOK_MS = 250; // how often to look for a new panel
   const TRAINING_MS = 2000; // how often to ask about a running training
   const IDLE_MS = 10000; // and about one that somebody else may have started
   const ERROR_SHOWN_MS = 6000; // the bar shows it until the next thing is said
+  const KEEP_MS = 1500; // after the last change
+  const RECOUNT_MS = 300; // a brush changes the labelmap many times a second
+  const REASON = 'sam3d.reason'; // why the next case is the next, for its page to say
+  const DROPPED = 'sam3d.dropped'; // when which drafts were done with
+  const HINT = 'Click on it in an image. Alt + click: this is not it. ? shows the keys';
+  const TRAINING_BEGINS = 'Training begins';
+  const STROKE_ENDS_MS = 600; // the viewer waits so long for a second press before it paints by the first
   const UNSHOWN = 'sam3d-unshown'; // instead of the number of a notice
   const SERVER = window.location.origin + '/';
 
   // ------------------------------------------------------------------ the page, whatever it shows
+
+  /* The first press in another viewport only made it the active one. */
+  window.config.activateViewportBeforeInteraction = false;
 
   /* OHIF takes http://<host>:8000/ for the server on whatever port the page came from, keeps the last address in a
      cookie that all ports of a host share, and goes blank on a malformed one. */
@@ -30,6 +44,13 @@
   style.textContent = `
     .monaiLabelPanel { position: relative; overflow-y: auto; scrollbar-width: thin; }
     .monaiLabelPanel .w3-container { color: #000; }
+    .monaiLabelPanel[data-folded=true] > :not(.tabs, #sam3d-bar) { display: none; }
+    .monaiLabelPanel .tabs { display: flex; flex-direction: column; }
+    .monaiLabelPanel .tabs > .tab { flex-shrink: 0; }
+    .monaiLabelPanel [data-sam3d-first] { order: -1; }
+    .monaiLabelPanel [data-sam3d-first] tbody { counter-reset: label -1; }
+    .monaiLabelPanel [data-sam3d-first] .clickable-row { counter-increment: label; cursor: pointer; }
+    .monaiLabelPanel [data-sam3d-first] .clickable-row:nth-child(n + 2):nth-child(-n + 10) td:last-child::after { content: counter(label); float: right; opacity: .7; }
     #sam3d-bar { position: sticky; top: 0; z-index: 1; background: #000; margin: 8px 4px; padding: 6px; border: 1px solid #3a3f99; border-radius: 4px; color: #fff; font-size: 13px; }
     #sam3d-bar button { margin: 2px; padding: 3px 8px; border: 1px solid #5acce6; border-radius: 4px; }
     #sam3d-bar button:disabled { opacity: .4; }
@@ -37,12 +58,25 @@
     #sam3d-bar button[aria-pressed=true] { background: #348cfd; }
     #sam3d-bar [role=status] { min-height: 2.6em; margin-top: 4px; overflow-wrap: anywhere; }
     #sam3d-bar[data-state=failed] [role=status] { color: #ff9a9a; }
-    #sam3d-training { color: #a0a8ff; overflow-wrap: anywhere; }`;
+    #sam3d-volumes { font-variant-numeric: tabular-nums; }
+    #sam3d-training { color: #a0a8ff; overflow-wrap: anywhere; }
+    #sam3d-case { margin: 4px 0; padding: 4px 0; border-top: 1px solid #3a3f99; border-bottom: 1px solid #3a3f99; overflow-wrap: anywhere; }
+    #sam3d-case [data-part=others] { color: #ffd27a; }
+    #sam3d-case input, #sam3d-case select { width: 11em; padding: 1px 4px; border: 1px solid #3a3f99; border-radius: 4px; background: #000; color: #fff; }
+    #sam3d-comment { margin: auto; padding: 12px 16px; border: 1px solid #5acce6; border-radius: 4px; background: #000; color: #fff; }
+    #sam3d-comment textarea { color: #000; }
+    #sam3d-comment button { margin: 2px; padding: 3px 8px; border: 1px solid #5acce6; border-radius: 4px; }
+    #sam3d-keys { margin: auto; padding: 12px 16px; border: 1px solid #5acce6; border-radius: 4px; background: #000; color: #fff; }
+    #sam3d-keys td { padding: 2px 16px 2px 0; }`;
   document.head.appendChild(style);
 
   /* Who annotates, so that no two are given the same case: a name of this browser's, kept from page to page. */
   const CLIENT = window.localStorage.getItem('sam3d.client') || `ohif-${Math.random().toString(36).slice(2)}`;
   window.localStorage.setItem('sam3d.client', CLIENT);
+
+  function whoAsks() {
+    return { client_id: CLIENT, client_name: sam3dCaseSection.userName() };
+  }
 
   let session = null; // what belongs to the panel on the screen; see begin()
 
@@ -58,12 +92,61 @@
     }
   }, LOOK_MS);
 
+  let isAltHeld = false; // at the newest press of a mouse button
+  window.addEventListener('mousedown', (event) => {
+    isAltHeld = event.altKey;
+    if (session && session.bar && event.button === 0 && isBrushChosen() && !event.target.closest('#sam3d-bar, dialog')) {
+      beginStroke(session);
+    }
+    /* A press in an image leaves the focus where it was: in a field, say, which would take the keys meant for us. */
+    const focused = document.activeElement;
+    if (focused && focused.closest('.monaiLabelPanel') && !focused.contains(event.target)) {
+      focused.blur();
+    }
+  }, true);
+
+  window.addEventListener('mouseup', () => {
+    if (session && session.beforeStroke) {
+      session.strokeTimer = window.setTimeout(endStroke, STROKE_ENDS_MS, session);
+    }
+  }, true);
+
+  /* What was pressed by mouse does not keep the keyboard: Space and Enter are keys of ours. */
+  document.addEventListener('click', (event) => {
+    const pressed = event.target instanceof Element && event.target.closest('button, input[type=checkbox], input[type=radio]');
+    if (session && pressed && event.detail > 0 && !isAsking()) {
+      pressed.blur();
+    }
+  });
+
+  /* Heard before the viewer, which has other uses for digits, C and Space (docs/ohif.md). */
+  window.addEventListener('keydown', (event) => {
+    const action = session && session.bar && !isAsking() && !isTyping(event) ? sam3dKeys.actionOf(event) : '';
+    if (action) {
+      event.preventDefault();
+      event.stopImmediatePropagation();
+      act(session, action, event.repeat);
+    }
+  }, true);
+
+  function isAsking() {
+    return Boolean(document.querySelector('dialog[open], [role=dialog], .nextSampleForm'));
+  }
+
+  function isTyping({ target, key }) {
+    const takesText = 'input:not([type=checkbox], [type=radio]), textarea, select, [contenteditable]';
+    const isIn = (selector) => target instanceof Element && target.closest(selector) !== null;
+    return isIn(takesText) || ([' ', 'Enter'].includes(key) && isIn('button, a[href], input'));
+  }
+
   window.addEventListener('beforeunload', (event) => {
     if (session && session.isUnsaved) {
       event.preventDefault();
       event.returnValue = ''; // Chromium before 119 asks only for this
     }
   });
+
+  window.addEventListener('pagehide', () => session && session.section && session.section.leave());
 
   /* Inside the viewer there are two ways out of a case that load no page: its back button, and the browser's. Both are
      heard here before the viewer hears them. */
@@ -89,8 +172,9 @@
     if (session && session.isUnsaved && !window.confirm(UNSAVED)) {
       return false;
     }
-    if (session) {
+    if (session && session.isUnsaved) {
       session.isUnsaved = false;
+      dropDraft(session);
     }
     return true;
   }
@@ -108,18 +192,31 @@
       panel,
       isConnecting: false,
       series: '',
-      tool: 'Click',
       bar: null,
       isRunning: false,
       runAgain: false, // a click came while the server was busy with the one before
       isUnsaved: false,
       changes: 0, // of the labelmap, so far
       failure: '', // the server's sentence about the last request that failed
+      areMasksHidden: false,
+      made: [], // clicks (label, annotation) and strokes of brushes, the newest last
+      beforeStroke: null, // the labelmap as the brush that is on it found it
+      strokeTimer: 0,
+      takenBack: [], // of those, the newest last
+      reply: {}, // the params of the last answer
+      recount: 0, // the timer of the next count of voxels
+      keeping: 0, // and of the next draft
+      wasTraining: false, // since a training began, its own words were seen
       clicks: {}, // of the last request: label to voxel indices
       asked: new Set(), // labels whose clicks the mask on the screen answers
       cleared: null, // the label that was chosen when all clicks were taken away
       under: null, // segment below each voxel that a result took from another label
+      answered: null, // the labelmap as the last answer left it
+      start: null, // the labelmap of the stored label that answers carry on from
+      strokes: null, // what was painted (its segment) or erased since the first answer
+      stroked: new Set(), // labels that were painted or erased
       nextLook: 0,
+      section: null, // of the bar: how far the case is, and who has it
       isEndUnseen: true, // the bar does not show yet how training ended, or that none is on
     };
     adoptPanel(opened);
@@ -167,7 +264,11 @@
       of.bar = makeBar(of);
       of.nextLook = 0;
       listen();
-    } else if (of.bar && Date.now() > of.nextLook && !document.hidden) {
+      startClicking(of);
+    } else if (of.bar) {
+      of.section.tick();
+    }
+    if (of.bar && Date.now() > of.nextLook && !document.hidden) {
       of.nextLook = Infinity; // until this look has ended
       lookAtTraining(of).catch(() => false).then((isEager) => {
         of.nextLook = Date.now() + (isEager ? TRAINING_MS : IDLE_MS);
@@ -215,20 +316,36 @@
     automatic.forceUpdate();
   }
 
+  /* A study opens ready for its first click. */
+  function startClicking(of) {
+    const points = of.panel.actions.pointprompts.current;
+    const tab = document.getElementById(points.tabId);
+    tab.closest('.tab').dataset.sam3dFirst = '';
+    of.element.dataset.folded = true;
+    tab.click(); // which enters it
+    restoreDraft(of);
+    say(of, window.sessionStorage.getItem(REASON) || HINT, 'idle');
+    window.sessionStorage.removeItem(REASON);
+  }
+
   function adoptPoints(of, points) {
     const stockRun = points.onRunInference;
     const stockClear = points.clearAllPoints;
     const stockChange = points.onChangeLabel;
-    points.onRunInference = async () => {
-      if (points.state.currentLabel) {
-        await run(of, stockRun);
-      } else {
-        say(of, 'Choose a label first, then click on it in the image', 'failed');
-      }
+    points.onEnterActionTab = () => {
+      chooseFirstLabel(of);
+      chooseTool(of, 'Click');
     };
+    points.onRunInference = () => run(of, stockRun);
     points.clearAllPoints = () => {
       // What is on the screen is finished work then, unless the label that is chosen runs without a click.
       of.asked = new Set();
+      of.start = null;
+      of.strokes = null;
+      of.stroked = new Set();
+      of.made = [];
+      of.takenBack = [];
+      of.answered = labelmap() ? copyOfLabelmap() : null;
       of.cleared = points.state.currentLabel;
       stockClear();
     };
@@ -263,18 +380,26 @@
     };
     client.infer = (model, image, params) => {
       of.clicks = Object.fromEntries(Object.entries(params).filter(([, value]) => isClickList(value)));
-      return heard(infer.call(client, model, image, { ...params, client_id: CLIENT }));
+      noteStrokes(of);
+      return heard(askForMask(of, model, image, { ...params, ...whoAsks() }));
     };
-    client.run_train = (params) => {
+    client.run_train = async (params) => {
+      const response = await heard(runTrain.call(client, params));
       of.nextLook = 0;
-      return heard(runTrain.call(client, params));
+      if (response.status === 200) {
+        of.wasTraining = false;
+        say(of, TRAINING_BEGINS, 'idle');
+      }
+      return response;
     };
     client.stop_train = () => {
       of.nextLook = 0;
       return heard(stopTrain.call(client));
     };
     client.next_sample = async (strategy, params) => {
-      const response = await heard(nextSample.call(client, strategy, { ...params, client_id: CLIENT }));
+      /* A study is opened whole: what is a phase of a series, or no DICOM, cannot be led to. */
+      const asked = { ...params, ...whoAsks(), series_only: true };
+      const response = await heard(nextSample.call(client, strategy, asked));
       /* An answer without a case opens an empty form, whose OK leads to a study named "undefined". */
       if (response.status === 200 && !response.data.StudyInstanceUID) {
         of.failure = 'No case is left: all of them have a label, or are with other annotators';
@@ -286,6 +411,36 @@
       return response;
     };
     return client;
+  }
+
+  /* The stock client's request for a mask, with what brushes did beside the clicks, and with the reply's params beside
+     the mask. */
+  async function askForMask(of, model, image, params) {
+    const address = new URL(`infer/${encodeURIComponent(model)}`, SERVER);
+    address.searchParams.set('image', image);
+    address.searchParams.set('output', 'all');
+    const numbers = segments().map(({ label, segmentIndex }) => ({ name: label, id: segmentIndex }));
+    const asked = { ...params, result_extension: '.nrrd', result_dtype: 'uint8', result_compress: false, restore_label_idx: false };
+    const form = new FormData();
+    form.append('params', JSON.stringify(of.strokes || of.start ? { ...asked, label_info: numbers } : asked));
+    if (of.start) {
+      form.append('label', new Blob([of.start]), 'label.bin');
+    }
+    if (of.strokes) {
+      form.append('strokes', new Blob([of.strokes]), 'strokes.bin');
+    }
+    try {
+      const reply = await fetch(address, { method: 'POST', body: form });
+      const body = await reply.arrayBuffer();
+      if (!reply.ok) {
+        return { status: reply.status, response: { status: reply.status, data: body } };
+      }
+      const { params: told, mask } = sam3dReplies.readForm(body, reply.headers.get('content-type'));
+      of.reply = told;
+      return { status: reply.status, data: mask };
+    } catch (error) {
+      return error;
+    }
   }
 
   function isClickList(value) {
@@ -351,10 +506,12 @@
       of.runAgain = true;
       return;
     }
+    endStroke(of);
     const end = showRunning(of, 'Segmenting');
+    const since = Date.now();
     try {
       await stockRun();
-      end(of.failure || 'Done', of.failure ? 'failed' : 'idle');
+      end(of.failure || answerSentence(of, Date.now() - since), of.failure ? 'failed' : 'idle');
     } catch (error) {
       console.error(error);
       end(`The viewer could not do that: ${error.message}`, 'failed');
@@ -363,6 +520,13 @@
       of.runAgain = false;
       await run(of, stockRun);
     }
+  }
+
+  /* How long it took, and what the server noted. */
+  function answerSentence(of, tookMs) {
+    const { label_names: found, notes } = of.reply;
+    const what = Object.keys(found || {}).join(', ') || 'no voxel';
+    return [`Answered in ${(tookMs / 1000).toFixed(1)} s: ${what}`, ...(notes || [])].join('. ');
   }
 
   function showRunning(of, what) {
@@ -384,21 +548,149 @@
     of.element.querySelectorAll('[data-needs-rest], [title^="Run "]').forEach((button) => { button.disabled = isBusy; });
   }
 
-  function clicksShown() {
-    const { state } = window.cornerstoneTools.annotation;
-    return state.getAllAnnotations().filter((annotation) => annotation.metadata.toolName === PROBE);
-  }
-
-  function undoClick(of) {
-    const newest = clicksShown().pop();
-    if (!newest) {
-      say(of, 'The label chosen has no click to take back', 'failed');
+  /* A click was made: for the label chosen, the first one if there is none, and background with Alt held. Outside of the
+     image there is nothing to click on. */
+  function takeClick(of, annotation) {
+    const points = of.panel.actions.pointprompts.current;
+    if (!isInImage(annotation)) {
+      removeClick(annotation);
+      say(of, 'That is outside of the image: no click was made', 'failed');
       return;
     }
-    window.cornerstoneTools.annotation.state.removeAnnotation(newest.annotationUID);
-    renderAll();
-    say(of, 'Click taken back', 'idle');
+    const chosen = points.state.currentLabel;
+    const label = isAltHeld ? BACKGROUND : chosen || labelNames(of)[0];
+    if (label !== chosen) {
+      removeClick(annotation);
+      chooseFirstLabel(of);
+      withLabel(of, label, () => addClick(annotation));
+    }
+    endStroke(of);
+    of.made.push({ label, annotation });
+    of.takenBack = [];
     runIfAsked(of);
+  }
+
+  function isInImage(annotation) {
+    const { imageData, dimensions } = labelmap();
+    const index = imageData.worldToIndex(annotation.data.handles.points[0]).map(Math.round);
+    return index.every((at, axis) => at >= 0 && at < dimensions[axis]);
+  }
+
+  function addClick(annotation) {
+    window.cornerstoneTools.annotation.state.getAnnotationManager().addAnnotation(annotation);
+    renderAll();
+  }
+
+  function removeClick({ annotationUID }) {
+    window.cornerstoneTools.annotation.state.removeAnnotation(annotationUID);
+    renderAll();
+  }
+
+  /* The panel keeps the clicks of the labels that are not chosen as copies: theirs are changed by choosing them. */
+  function withLabel(of, label, change) {
+    const points = of.panel.actions.pointprompts.current;
+    const chosen = points.state.currentLabel;
+    points.onChangeLabel(label);
+    change();
+    points.onChangeLabel(chosen);
+  }
+
+  function isShown({ annotationUID }) {
+    const { state } = window.cornerstoneTools.annotation;
+    return state.getAllAnnotations().some((annotation) => annotation.annotationUID === annotationUID);
+  }
+
+  /* Takes back what was done last, a click or a stroke. */
+  function undo(of) {
+    endStroke(of);
+    let undone = null;
+    while (of.made.length && !undone) { // some clicks may be gone by Clear Points
+      const last = of.made.pop();
+      undone = last.stroke || takeBack(of, last) ? last : null;
+    }
+    if (undone) {
+      of.takenBack.push(undone);
+    }
+    if (undone && undone.stroke) {
+      restore(of, undone.stroke, false);
+    }
+    changed(of, undone, 'taken back', 'There is no click or stroke to take back');
+  }
+
+  function takeBack(of, { label, annotation }) {
+    let isDone = false;
+    withLabel(of, label, () => {
+      isDone = isShown(annotation);
+      if (isDone) {
+        removeClick(annotation);
+      }
+    });
+    return isDone;
+  }
+
+  function redo(of) {
+    endStroke(of);
+    const again = of.takenBack.pop();
+    if (again) {
+      of.made.push(again);
+      if (again.stroke) {
+        restore(of, again.stroke, true);
+      } else {
+        withLabel(of, again.label, () => addClick(again.annotation));
+      }
+    }
+    changed(of, again, 'made again', 'There is no click or stroke to make again');
+  }
+
+  function changed(of, what, sentence, refusal) {
+    const name = what && what.stroke ? 'Stroke' : 'Click';
+    say(of, what ? `${name} ${sentence}` : refusal, what ? 'idle' : 'failed');
+    if (what && (!what.stroke || of.asked.size)) { // a stroke on its own was not answered
+      runIfAsked(of);
+    }
+  }
+
+  // ------------------------------------------------------------------ strokes of brushes
+
+  function isBrushChosen() {
+    const group = window.services.toolGroupService.getToolGroup('mpr');
+    const active = group && group.getActivePrimaryMouseButtonTool();
+    return active !== PROBE && Object.values(TOOLS).includes(active);
+  }
+
+  function beginStroke(of) {
+    endStroke(of);
+    of.beforeStroke = labelmap() ? copyOfLabelmap() : null;
+  }
+
+  function endStroke(of) {
+    window.clearTimeout(of.strokeTimer);
+    const before = of.beforeStroke;
+    of.beforeStroke = null;
+    const stroke = before && sam3dStrokes.difference(before, copyOfLabelmap());
+    if (stroke) {
+      stroke.sentBefore = of.strokes ? sam3dStrokes.valuesAt(of.strokes, stroke.at) : new Uint8Array(stroke.at.length);
+      of.made.push({ stroke });
+      of.takenBack = [];
+    }
+  }
+
+  /* A stroke's voxels as they were before it, or as it made them; nor is it sent along, until it is made again. */
+  function restore(of, { at, before, after, sentBefore }, isAgain) {
+    const shown = copyOfLabelmap();
+    sam3dStrokes.put(shown, at, isAgain ? after : before, isAgain ? before : after);
+    if (!isAgain && of.answered) {
+      sam3dStrokes.put(of.answered, at, before, after);
+    }
+    if (!isAgain && of.strokes) {
+      at.forEach((voxel, n) => { of.strokes[voxel] = sentBefore[n]; });
+      if (!of.strokes.some(Boolean)) {
+        of.strokes = null;
+        of.stroked = new Set();
+      }
+    }
+    labelmap().voxelManager.setCompleteScalarDataArray(shown);
+    announceChange();
   }
 
   function runIfAsked(of) {
@@ -417,6 +709,28 @@
     }
   }
 
+  function copyOfLabelmap() {
+    return Uint8Array.from(labelmap().voxelManager.getCompleteScalarDataArray());
+  }
+
+  /* Brush work since the last answer, kept with what was noted before: like clicks, all of it is sent each time, so that
+     a mask that is answered anew does not take it back. */
+  function noteStrokes(of) {
+    const shown = copyOfLabelmap();
+    const before = of.answered && of.answered.length === shown.length ? of.answered : new Uint8Array(shown.length);
+    const strokes = of.strokes && of.strokes.length === shown.length ? of.strokes : new Uint8Array(shown.length);
+    const touched = new Set();
+    for (let i = 0; i < shown.length; i += 1) {
+      if (shown[i] !== before[i]) {
+        strokes[i] = shown[i] || ERASED;
+        touched.add(shown[i] || before[i]);
+      }
+    }
+    segments().filter(({ segmentIndex }) => touched.has(segmentIndex)).forEach(({ label }) => of.stroked.add(label));
+    of.strokes = of.stroked.size ? strokes : null;
+    of.answered = shown;
+  }
+
   function segments() {
     const { segments: known } = window.services.segmentationService.getSegmentation(SEGMENTATION);
     return Object.values(known).filter(Boolean);
@@ -427,7 +741,7 @@
      well, so that a lesion inside an organ may not show and an empty mask erases nothing. */
   function paintResult(of, response, model, labels) {
     const volume = labelmap();
-    const mask = readMask(response.data);
+    const mask = sam3dReplies.readMask(response.data);
     const shown = volume.voxelManager.getCompleteScalarDataArray();
     if (mask.length !== shown.length) {
       throw new Error(`it has ${mask.length} voxels and the image ${shown.length}; load the case again`);
@@ -437,11 +751,20 @@
     const toSegment = new Uint8Array(256);
     Object.keys(names).forEach((value) => { toSegment[value] = number[names[value]] || 0; });
     const isReplaced = new Uint8Array(256);
-    labels.filter((label) => isAnswered(of, label, model)).forEach((label) => { isReplaced[number[label]] = 1; });
+    [...labels, ...of.stroked].filter((label) => isAnswered(of, label, model))
+      .forEach((label) => { isReplaced[number[label]] = 1; });
     of.asked = new Set(labels.filter((label) => label in of.clicks));
     of.cleared = null;
-    volume.voxelManager.setCompleteScalarDataArray(painted(of, shown, mask, toSegment, isReplaced));
+    const meanwhile = of.answered && sam3dStrokes.difference(of.answered, shown);
+    of.answered = painted(of, meanwhile ? of.answered : shown, mask, toSegment, isReplaced);
+    const result = Uint8Array.from(of.answered);
+    if (meanwhile) { // painted while the server worked: the next request tells of it
+      meanwhile.at.forEach((voxel, n) => { result[voxel] = meanwhile.after[n]; });
+    }
+    volume.voxelManager.setCompleteScalarDataArray(result);
     announceChange();
+    showMasks(of, true);
+    showVolumes(of);
     of.bar.dataset.painted = Number(of.bar.dataset.painted || 0) + 1;
   }
 
@@ -449,7 +772,7 @@
      click is not a wish to erase. Models without clicks answer for all of their labels. */
   function isAnswered(of, label, model) {
     const isChosen = label === of.panel.actions.pointprompts.current.state.currentLabel;
-    const isClicked = label in of.clicks || of.asked.has(label);
+    const isClicked = label in of.clicks || of.asked.has(label) || of.stroked.has(label);
     return isClicked || (isChosen && label === of.cleared) || of.panel.state.info.data.models[model].type === 'segmentation';
   }
 
@@ -468,17 +791,38 @@
     return result;
   }
 
-  function readMask(buffer) {
-    const bytes = new Uint8Array(buffer);
-    let end = 0;
-    while (end < bytes.length && !(bytes[end] === 10 && bytes[end + 1] === 10)) {
-      end += 1;
+  /* The label that is stored, in place of what is on the screen; clicks carry on from it. */
+  async function showStored(of, address) {
+    if (!mayLeave()) {
+      return;
     }
-    const header = new TextDecoder().decode(bytes.subarray(0, end));
-    if (!/^type: *(unsigned char|uint8)/m.test(header) || !/^encoding: *raw$/m.test(header)) {
-      throw new Error('the mask is not an NRRD of bytes');
+    const end = showRunning(of, 'Fetching the stored label');
+    try {
+      const reply = await fetch(address);
+      if (!reply.ok) {
+        throw new Error(detailOf(await reply.text()) || `the server answered ${reply.status}`);
+      }
+      const { voxels, names } = await sam3dReplies.readSegmentation(new Uint8Array(await reply.arrayBuffer()));
+      const volume = labelmap();
+      if (voxels.length !== volume.voxelManager.getCompleteScalarDataArray().length) {
+        throw new Error(`it has ${voxels.length} voxels, and the image has not; load the case again`);
+      }
+      of.panel.actions.pointprompts.current.clearAllPoints();
+      const segmentOf = Object.fromEntries(segments().map(({ label, segmentIndex }) => [label, segmentIndex]));
+      of.start = voxels.map((value) => segmentOf[names[value]] || 0);
+      of.answered = Uint8Array.from(of.start);
+      of.under = null;
+      of.cleared = null;
+      volume.voxelManager.setCompleteScalarDataArray(Uint8Array.from(of.start));
+      announceChange();
+      setUnsaved(of, false);
+      dropDraft(of);
+      showMasks(of, true);
+      const strangers = Object.values(names).filter((name) => !segmentOf[name]);
+      end(`The stored label: ${Object.values(names).join(', ')}${strangers.length ? `; this server has no ${strangers.join(', ')}` : ''}`, 'idle');
+    } catch (error) {
+      end(`The stored label cannot be shown: ${error.message}`, 'failed');
     }
-    return bytes.subarray(end + 2);
   }
 
   function announceChange() {
@@ -498,18 +842,111 @@
       return;
     }
     cornerstone.sam3dListens = true;
-    const { ANNOTATION_COMPLETED, SEGMENTATION_DATA_MODIFIED } = cornerstoneTools.Enums.Events;
+    const { ANNOTATION_COMPLETED, SEGMENTATION_DATA_MODIFIED, TOOL_ACTIVATED } = cornerstoneTools.Enums.Events;
     cornerstone.eventTarget.addEventListener(SEGMENTATION_DATA_MODIFIED, () => {
       if (session) {
         session.changes += 1;
         setUnsaved(session, true);
+        window.clearTimeout(session.recount);
+        session.recount = window.setTimeout(showVolumes, RECOUNT_MS, session);
+        window.clearTimeout(session.keeping);
+        session.keeping = window.setTimeout(keepDraft, KEEP_MS, session);
       }
     });
     cornerstone.eventTarget.addEventListener(ANNOTATION_COMPLETED, ({ detail }) => {
       if (session && session.bar && detail.annotation.metadata.toolName === PROBE) {
-        runIfAsked(session);
+        takeClick(session, detail.annotation);
       }
     });
+    cornerstone.eventTarget.addEventListener(TOOL_ACTIVATED, showTool);
+  }
+
+  /* What the labelmap holds of each label, whoever put it there. The server's diameter is told while it is of that. */
+  function showVolumes(of) {
+    const volume = of.bar && labelmap();
+    if (!volume) {
+      return;
+    }
+    const counts = sam3dReplies.count(volume.voxelManager.getCompleteScalarDataArray());
+    const voxelMm3 = volume.spacing.reduce((product, mm) => product * mm, 1);
+    const lines = segments().filter(({ segmentIndex }) => counts[segmentIndex]).map(({ label, segmentIndex }) => {
+      const { voxels, axial_diameter_mm: diameterMm } = (of.reply.measurements || {})[label] || {};
+      const voxelsShown = counts[segmentIndex];
+      const line = document.createElement('div');
+      line.dataset.label = label;
+      line.textContent = `${label}: ${sam3dReplies.sizeSentence(voxelsShown, voxelMm3, voxels === voxelsShown ? diameterMm : undefined)}`;
+      return line;
+    });
+    of.bar.querySelector('#sam3d-volumes').replaceChildren(...lines);
+  }
+
+  function showMasks(of, areShown) {
+    of.areMasksHidden = !areShown;
+    const { visibility } = window.cornerstoneTools.segmentation.config;
+    const type = window.cornerstoneTools.Enums.SegmentationRepresentations.Labelmap;
+    for (const viewport of window.services.viewportGridService.getState().viewports.keys()) {
+      visibility.setSegmentationRepresentationVisibility(viewport, { segmentationId: SEGMENTATION, type }, areShown);
+    }
+  }
+
+  // ------------------------------------------------------------------ what was not submitted
+
+  async function keepDraft(of) {
+    if (of.isRunning) {
+      of.keeping = window.setTimeout(keepDraft, KEEP_MS, of);
+    }
+    if (!of.isUnsaved || of.isRunning) {
+      return;
+    }
+    try {
+      const { strokes, stroked, asked, series } = of;
+      const clicks = of.made.filter(({ annotation }) => annotation)
+        .map(({ label, annotation }) => ({ label, annotation: JSON.parse(JSON.stringify(annotation)) }));
+      const masks = await sam3dDrafts.pack(copyOfLabelmap());
+      const packed = strokes && await sam3dDrafts.pack(strokes);
+      if (of.isUnsaved && session === of) {
+        await sam3dDrafts.keep({ series, when: Date.now(), masks, strokes: packed, clicks, stroked: [...stroked], asked: [...asked] });
+        of.bar.dataset.kept = Number(of.bar.dataset.kept || 0) + 1;
+      }
+    } catch (error) {
+      console.warn('sam3d: what is not submitted cannot be kept', error); // a browser that keeps nothing
+    }
+  }
+
+  /* The page may go away before the database has done it: that it is to be done is noted at once. */
+  function dropDraft(of) {
+    window.clearTimeout(of.keeping);
+    window.sessionStorage.setItem(DROPPED, JSON.stringify({ ...droppedDrafts(), [of.series]: Date.now() }));
+    sam3dDrafts.drop(of.series).catch(console.warn);
+  }
+
+  function droppedDrafts() {
+    return JSON.parse(window.sessionStorage.getItem(DROPPED) || '{}');
+  }
+
+  /* The clicks and masks that were on the screen when the page went away; the next answer is to all clicks, as ever. */
+  async function restoreDraft(of) {
+    const draft = await sam3dDrafts.read(of.series).catch(() => null);
+    const isKept = draft && draft.when > (droppedDrafts()[of.series] || 0);
+    const masks = isKept && await sam3dDrafts.unpack(draft.masks);
+    if (!masks || session !== of || of.changes || masks.length !== copyOfLabelmap().length) {
+      return;
+    }
+    const points = of.panel.actions.pointprompts.current;
+    const chosen = points.state.currentLabel;
+    draft.clicks.forEach(({ label, annotation }) => {
+      points.onChangeLabel(label);
+      addClick(annotation);
+      of.made.push({ label, annotation });
+    });
+    points.onChangeLabel(chosen);
+    of.strokes = draft.strokes && await sam3dDrafts.unpack(draft.strokes);
+    of.stroked = new Set(draft.stroked);
+    of.asked = new Set(draft.asked);
+    of.answered = masks;
+    labelmap().voxelManager.setCompleteScalarDataArray(Uint8Array.from(masks));
+    announceChange();
+    say(of, `As you left it at ${new Date(draft.when).toLocaleTimeString()}, not submitted yet`, 'idle');
   }
 
   // ------------------------------------------------------------------ storing a label
@@ -532,9 +969,12 @@
         throw new Error(detailOf(body) || `the server answered ${reply.status}`);
       }
       setUnsaved(of, of.changes !== changes); // brushes may have gone on meanwhile
+      if (!of.isUnsaved) {
+        dropDraft(of);
+      }
       const note = JSON.parse(body).note;
       end(`Stored: ${labelInfo.map(({ name }) => name).join(', ')}${note ? `. ${note}` : ''}`, 'idle');
-      await refreshInfo(of);
+      await Promise.all([refreshInfo(of), of.section.look()]);
     } catch (error) {
       end(`Not stored: ${error.message}`, 'failed');
     }
@@ -543,7 +983,7 @@
   function putLabel(of, data, labelInfo) {
     const model = of.panel.actions.pointprompts.current.getSelectedModel();
     const form = new FormData();
-    form.append('params', JSON.stringify({ label_info: labelInfo, model, clicks: of.clicks, client_id: CLIENT }));
+    form.append('params', JSON.stringify({ label_info: labelInfo, model, clicks: of.clicks, ...whoAsks() }));
     form.append('label', new Blob([data]), 'label.bin');
     const address = new URL('datastore/label', SERVER);
     address.searchParams.set('image', of.series);
@@ -552,8 +992,7 @@
 
   /* The labelmap with the segments that have voxels numbered 1, 2, ..., as the server reads `label_info`. */
   function compacted(shown) {
-    const counts = new Uint32Array(256);
-    shown.forEach((segment) => { counts[segment] += 1; });
+    const counts = sam3dReplies.count(shown);
     const present = segments().filter(({ segmentIndex }) => counts[segmentIndex] > 0);
     const value = new Uint8Array(256);
     const labelInfo = present.map(({ label, segmentIndex }, index) => {
@@ -582,14 +1021,14 @@
       learning.setState({ training: isOn });
     }
     if (isOn || of.isEndUnseen) {
-      const isEndKnown = await refreshInfo(of);
+      const isEndKnown = await refreshInfo(of, isOn);
       of.isEndUnseen = isOn || !isEndKnown; // a run that was stopped dies a moment later
     }
     return isOn || of.isEndUnseen;
   }
 
   /* Shows the server's figures. Resolves to whether they tell of no training, or of one that has ended. */
-  async function refreshInfo(of) {
+  async function refreshInfo(of, isOn = of.panel.actions.activelearning.current.state.training) {
     const reply = await fetch(new URL('info/', SERVER));
     if (!reply.ok) {
       return false;
@@ -598,13 +1037,18 @@
     const learning = of.panel.actions.activelearning.current;
     /* Epoch 0 counts as the first one done, and no training as one that is complete, unless the figures hold a time that
        it took. */
-    const isFirstDone = (figures) => learning.state.training && figures.epoch > 0;
+    const isFirstDone = (figures) => isOn && figures.epoch > 0;
     const shown = Object.entries(stats || {}).map(([name, figures]) => (
       [name, isFirstDone(figures) ? figures : { total_time: '-', ...figures }]));
     Object.assign(of.panel.state.info.data, { train_stats: Object.fromEntries(shown), datastore, models });
     learning.forceUpdate(fillBars);
     const [figures] = Object.values(stats || {});
-    of.bar.querySelector('#sam3d-training').textContent = trainingSentence(figures);
+    of.wasTraining = isOn && (of.wasTraining || (figures || {}).state === 'running');
+    const sentence = sam3dTraining.sentence(sam3dTraining.current(figures, isOn, of.wasTraining));
+    of.bar.querySelector('#sam3d-training').textContent = sentence;
+    if (!isOn && of.bar.querySelector('[role=status]').textContent === TRAINING_BEGINS) {
+      say(of, 'Training has ended', 'idle'); // how, stands below
+    }
     return !figures || figures.state !== 'running';
   }
 
@@ -616,13 +1060,99 @@
     });
   }
 
-  function trainingSentence(stats) {
-    if (!stats) {
-      return '';
+  // ------------------------------------------------------------------ keys
+
+  function act(of, action, isRepeat) {
+    const [what, number] = action.split(' ');
+    if (isRepeat && !['undo', 'redo'].includes(what)) {
+      return;
     }
-    const score = stats.best_metric ? `, Dice ${stats.best_metric.toFixed(2)}` : '';
-    const epoch = stats.state === 'running' && stats.epoch ? `, epoch ${stats.epoch} of ${stats.total_epochs}` : '';
-    return `Model: ${stats.served}${score}; ${stats.message || ''}${epoch}`;
+    const deeds = {
+      label: () => chooseNumber(of, Number(number)),
+      click: () => chooseTool(of, 'Click'),
+      brush: () => chooseTool(of, 'Brush'),
+      eraser: () => chooseTool(of, 'Eraser'),
+      undo: () => undo(of),
+      redo: () => redo(of),
+      masks: () => showMasks(of, of.areMasksHidden),
+      submit: () => of.isRunning || submit(of),
+      next: () => of.isRunning || goToNextCase(of),
+      help: () => showKeys(),
+    };
+    deeds[what]();
+  }
+
+  function showKeys() {
+    const dialog = document.createElement('dialog');
+    dialog.id = 'sam3d-keys';
+    const rows = sam3dKeys.HELP.map(([keys, meaning]) => `<tr><td><b>${keys}</b></td><td>${meaning}</td></tr>`);
+    dialog.innerHTML = `<table>${rows.join('')}</table><form method="dialog"><button>Close</button></form>`;
+    dialog.onclose = () => dialog.remove();
+    dialog.onkeydown = (event) => {
+      event.stopPropagation(); // the viewer takes Escape for its own
+      if (event.key === '?') {
+        dialog.close();
+      }
+    };
+    document.body.appendChild(dialog);
+    dialog.showModal();
+  }
+
+  function labelNames(of) {
+    const points = of.panel.actions.pointprompts.current;
+    return points.getModelLabels(points.getSelectedModel()).filter((label) => label !== BACKGROUND);
+  }
+
+  function chooseNumber(of, number) {
+    const label = labelNames(of)[number - 1];
+    if (label) {
+      of.panel.actions.pointprompts.current.onChangeLabel(label);
+      say(of, `${label} is chosen`, 'idle');
+    } else {
+      say(of, `There is no label ${number}`, 'failed');
+    }
+  }
+
+  function chooseFirstLabel(of) {
+    const points = of.panel.actions.pointprompts.current;
+    if (!points.state.currentLabel) {
+      points.onChangeLabel(labelNames(of)[0]);
+    }
+  }
+
+  /* Next Sample without its form: the case that the server gives, by the strategy chosen. */
+  async function goToNextCase(of) {
+    const end = showRunning(of, 'Looking for the next case');
+    const { strategy } = of.panel.actions.activelearning.current.state;
+    const response = await of.panel.client().next_sample(strategy, {});
+    if (response.status !== 200) {
+      end(of.failure, 'failed');
+      return;
+    }
+    end(`Next case: ${response.data.reason}`, 'idle');
+    goToStudy(response.data.StudyInstanceUID, `Next case: ${response.data.reason}`);
+  }
+
+  /* Loads another study, whose page says why; unless there are changes to stay for. */
+  function goToStudy(study, reason) {
+    if (mayLeave()) {
+      window.sessionStorage.setItem(REASON, reason);
+      const address = new URL(window.location.href);
+      address.search = new URLSearchParams({ StudyInstanceUIDs: study });
+      window.location.assign(address);
+    }
+  }
+
+  async function goToCase(of, image) {
+    const address = new URL('datastore/image/info', SERVER);
+    address.searchParams.set('image', image);
+    const reply = await fetch(address);
+    const info = reply.ok ? await reply.json() : {};
+    if (info.StudyInstanceUID) {
+      goToStudy(info.StudyInstanceUID, 'A label to review');
+    } else {
+      say(of, `${image} is no DICOM study, so this viewer cannot show it`, 'failed');
+    }
   }
 
   // ------------------------------------------------------------------ our bar above the tabs
@@ -632,18 +1162,35 @@
     bar.id = 'sam3d-bar';
     bar.innerHTML = `
       <div id="sam3d-tools" role="group" aria-label="Tool of the left mouse button"></div>
-      <button id="sam3d-undo" data-needs-rest>Undo click</button>
+      <button id="sam3d-undo" data-needs-rest>Undo</button>
+      <button id="sam3d-redo" data-needs-rest>Redo</button>
       <button id="sam3d-submit" data-needs-rest>Submit label</button>
-      <label><input id="sam3d-at-once" type="checkbox"> Run on every click</label>
+      <label><input id="sam3d-at-once" type="checkbox" checked> Answer every click</label>
       <div role="status"></div>
-      <div id="sam3d-training"></div>`;
-    bar.querySelector('#sam3d-undo').onclick = () => undoClick(of);
+      <div id="sam3d-volumes"></div>
+      <div id="sam3d-training"></div>
+      <button id="sam3d-settings">Server and options</button>
+      <button id="sam3d-help">Keys (?)</button>`;
+    bar.querySelector('#sam3d-undo').onclick = () => undo(of);
+    bar.querySelector('#sam3d-redo').onclick = () => redo(of);
     bar.querySelector('#sam3d-submit').onclick = () => submit(of);
-    bar.querySelector('#sam3d-tools').append(...Object.keys(BRUSHES).map((name) => toolButton(of, name)));
+    bar.querySelector('#sam3d-settings').onclick = () => {
+      of.element.dataset.folded = of.element.dataset.folded !== 'true';
+    };
+    bar.querySelector('#sam3d-help').onclick = showKeys;
+    bar.querySelector('#sam3d-tools').append(...Object.keys(TOOLS).map((name) => toolButton(of, name)));
     const tabs = of.element.querySelector('.tabs');
     tabs.parentElement.insertBefore(bar, tabs);
     of.bar = bar;
-    say(of, 'Connected: choose a label under Point Prompts, click, Run', 'idle');
+    of.section = sam3dCaseSection.make({
+      server: SERVER,
+      client: CLIENT,
+      say: (sentence, state) => say(of, sentence, state),
+      open: (image) => goToCase(of, image),
+      showStored: (address) => showStored(of, address),
+    });
+    of.section.follow(of.series);
+    bar.querySelector('#sam3d-volumes').after(of.section.element);
     return bar;
   }
 
@@ -651,20 +1198,37 @@
   function toolButton(of, name) {
     const button = document.createElement('button');
     button.textContent = name;
-    button.setAttribute('aria-pressed', name === 'Click');
+    button.dataset.tool = TOOLS[name];
     button.onclick = () => chooseTool(of, name);
     return button;
   }
 
   function chooseTool(of, name) {
-    if (!chooseSegment(of) && BRUSHES[name] !== PROBE) {
+    if (!chooseSegment(of) && TOOLS[name] !== PROBE) {
       say(of, 'Choose a label first: a brush paints one', 'failed');
       return;
     }
-    of.tool = name;
-    window.commandsManager.runCommand('setToolActiveToolbar', { toolName: BRUSHES[name], toolGroupIds: TOOL_GROUPS });
-    of.bar.querySelectorAll('#sam3d-tools button').forEach((button) => {
-      button.setAttribute('aria-pressed', button.textContent === name);
+    window.commandsManager.runCommand('setToolActiveToolbar', { toolName: TOOLS[name], toolGroupIds: TOOL_GROUPS });
+    if (TOOLS[name] === PROBE) {
+      bindAlt();
+    }
+  }
+
+  /* With Alt held the viewer knows no tool of the left button. */
+  function bindAlt() {
+    const bindings = [{ mouseButton: PRIMARY }, { mouseButton: PRIMARY, modifierKey: ALT }];
+    TOOL_GROUPS.map((id) => window.services.toolGroupService.getToolGroup(id)).filter(Boolean)
+      .forEach((group) => group.setToolActive(PROBE, { bindings }));
+  }
+
+  /* Whoever chose a tool, we or the viewer's own buttons: what the left button is shows. */
+  function showTool() {
+    if (!session || !session.bar) {
+      return;
+    }
+    const active = window.services.toolGroupService.getToolGroup('mpr').getActivePrimaryMouseButtonTool();
+    session.bar.querySelectorAll('#sam3d-tools button').forEach((button) => {
+      button.setAttribute('aria-pressed', button.dataset.tool === active);
     });
   }
 

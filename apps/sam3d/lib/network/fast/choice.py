@@ -44,6 +44,8 @@ class InBfloat16(nn.Module):
         with torch.autocast(patch.device.type, torch.bfloat16):
             return self.network.encode(patch)
 
-    def decode(self, embedding: Embedding, point_coords: Tensor, point_labels: Tensor) -> Tensor:
+    def decode(
+        self, embedding: Embedding, point_coords: Tensor, point_labels: Tensor, prior: Tensor | None = None
+    ) -> Tensor:
         with torch.autocast(point_coords.device.type, torch.bfloat16):
-            return self.network.decode(embedding, point_coords, point_labels)
+            return self.network.decode(embedding, point_coords, point_labels, prior)

@@ -1,0 +1,1 @@
+"""A set of labelled cases as folders that others train on."""

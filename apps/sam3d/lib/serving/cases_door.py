@@ -1,0 +1,124 @@
+"""/cases/: how far each case is, who has one open, what reviewers say, and labels as files for other programs.
+
+MONAI Label has nothing like it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Protocol
+from urllib.parse import quote
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+from monailabel.interfaces.datastore import Datastore
+
+from lib.activelearning.case_states import STATES, CaseStates, submitter
+from lib.activelearning.leases import Leases
+from lib.activelearning.presence import OPEN_S
+from lib.datastore.reviews import APPROVED, SENT_BACK
+from lib.datastore.versioned import VersionedDatastore
+from lib.images.volumes import open_volume
+from lib.infers.failures import answer, as_answers
+from lib.labels.dicom_seg_writing import SegInfo
+from lib.labels.downloads import FORMATS, write_download
+from lib.naming import is_series_image, series_and_phase
+from lib.serving.visitors import Role, client_of, name_of, visitor_of
+
+# Of DICOM series that labels are downloaded as, before the number of the version.
+SERIES_NUMBER = 300
+
+
+class CasesApp(Protocol):
+    """What the routes need of the app."""
+
+    def datastore(self) -> Datastore: ...
+
+
+def cases_door(app: CasesApp, states: CaseStates, leases: Leases) -> APIRouter:
+    """The routes; endpoints that are no coroutines are run in threads."""
+    router, kinds = APIRouter(), ", ".join(FORMATS)
+
+    @router.get("/cases/", summary="All cases, or those of a state, with who did what")
+    def all_cases(state: str = "") -> list[dict[str, Any]]:
+        if state and state not in STATES:
+            raise answer(422, f"state is {state[:40]!r}: it must be one of {list(STATES)}")
+        found = states.all(app.datastore())
+        return [each.as_json() for each in found if state in ("", each.state)]
+
+    @router.get("/cases/download", summary=f"A label as a file, the newest version unless one is named: {kinds}")
+    def download(image: str, format: str, version: int | None = None) -> Response:
+        if format not in FORMATS:
+            raise answer(422, f"format is {format[:40]!r}: it must be one of {list(FORMATS)}")
+        return _download(_reviewed_store_with(app, image), image, format, version)
+
+    @router.post("/cases/open", summary="A client has a case open: how far it is, and who else has it open")
+    def keep_open(request: Request, image: str, params: dict[str, Any] | None = None) -> dict[str, Any]:
+        client, name = _who(request, params)
+        store = _store_with(app, image)
+        states.presence.note(image, client, name, OPEN_S)
+        return {
+            **states.of(image, store).as_json(),
+            "also_open": states.presence.others(image, client),
+            "may_review": visitor_of(request).role >= Role.REVIEWER and isinstance(store, VersionedDatastore),
+        }
+
+    @router.post("/cases/leave", summary="A client closes a case")
+    def leave(request: Request, image: str, params: dict[str, Any] | None = None) -> dict[str, Any]:
+        states.presence.leave(image, _who(request, params)[0])
+        return {}
+
+    def review(request: Request, image: str, verdict: str, params: dict[str, Any] | None) -> dict[str, Any]:
+        store, number = _reviewed_store_with(app, image), (params or {}).get("version")
+        if number is not None and type(number) is not int:
+            raise answer(422, f"version is {str(number)[:40]!r}: send the number of the label that was looked at")
+        store.review(image, verdict, _who(request, params)[1], (params or {}).get("comment"), number)
+        return states.of(image, store).as_json()
+
+    @router.post("/cases/approve", summary="The newest label of a case is right: its version, and a comment, if any")
+    def approve(request: Request, image: str, params: dict[str, Any] | None = None) -> dict[str, Any]:
+        return review(request, image, APPROVED, params)
+
+    @router.post("/cases/send_back", summary="The newest label of a case must be drawn anew: its version and a comment")
+    def send_back(request: Request, image: str, params: dict[str, Any] | None = None) -> dict[str, Any]:
+        told = review(request, image, SENT_BACK, params)
+        leases.reopen(image)
+        return told
+
+    return router
+
+
+def _who(request: Request, params: dict[str, Any] | None) -> tuple[str, str]:
+    """The client, and what others call it."""
+    said = params or {}
+    return client_of(request, said.get("client_id")), name_of(request, said.get("client_name"), said.get("client_id"))
+
+
+def _download(store: VersionedDatastore, image: str, kind: str, number: int | None) -> Response:
+    case, version = store.stored_label(image, number)
+    with as_answers(), TemporaryDirectory() as folder:
+        masks = store.label_masks(case).masks
+        path = Path(folder) / f"{image}_v{version.number}{FORMATS[kind]}"
+        about = SegInfo(submitter(version), f"sam3d version {version.number}", SERIES_NUMBER + version.number)
+        series, (_, phase) = store.series_folder(image), series_and_phase(image)
+        write_download(kind, masks, open_volume(case.image).affine, series, path, about, phase)
+        # Names in a header are Latin-1 but for this form of them.
+        headers = {"content-disposition": f"attachment; filename*=utf-8''{quote(path.name)}"}
+        return Response(path.read_bytes(), media_type="application/octet-stream", headers=headers)
+
+
+def _reviewed_store_with(app: CasesApp, image: str) -> VersionedDatastore:
+    """The datastore, which has this image and keeps versions; HTTPException if it does not."""
+    store = _store_with(app, image)
+    if not isinstance(store, VersionedDatastore):
+        raise answer(409, "this server's datastore keeps no versions: serve a folder, or a DICOMweb archive")
+    return store
+
+
+def _store_with(app: CasesApp, image: str) -> Datastore:
+    """The datastore, which has this image; HTTPException 404 if it has not."""
+    store = app.datastore()
+    if image in store.list_images() or (isinstance(store, VersionedDatastore) and is_series_image(image)):
+        return store
+    raise answer(404, f"there is no image {image[:80]!r} here: name one that /datastore/ lists")

@@ -1,0 +1,46 @@
+/* Which key means what. Digits go by their place on the keyboard, for a French one has them above its punctuation;
+   letters go by what is printed on them, for a German one has Z where others have Y. */
+const sam3dKeys = (() => {
+  'use strict';
+
+  const LETTERS = { b: 'brush', e: 'eraser', c: 'click', n: 'next' };
+  const HELP = [
+    ['1 … 9', 'choose a label'],
+    ['C', 'click'],
+    ['Alt + click', 'background: this is not it'],
+    ['B, E', 'brush, eraser'],
+    ['Ctrl + Z', 'take a click or a stroke back'],
+    ['Ctrl + Shift + Z', 'make it again'],
+    ['Space', 'hide the masks, show them'],
+    ['Enter', 'submit the label'],
+    ['N', 'next case'],
+    ['?', 'these keys'],
+  ];
+
+  /* What a keydown event asks for, as in `label 2`; empty for keys that are not ours. */
+  function actionOf({ code = '', key = '', ctrlKey, metaKey, altKey, shiftKey }) {
+    if (altKey) {
+      return '';
+    }
+    if (ctrlKey || metaKey) {
+      const undo = shiftKey ? 'redo' : 'undo';
+      return key.toLowerCase() === 'z' ? undo : '';
+    }
+    if (key === '?') {
+      return 'help';
+    }
+    const [, row, digit] = /^(Digit|Numpad)([1-9])$/.exec(code) || [];
+    if (row === 'Digit' || (row && key === digit)) { // without Num Lock the pad moves
+      return `label ${digit}`;
+    }
+    if (key === ' ') {
+      return 'masks';
+    }
+    return key === 'Enter' ? 'submit' : LETTERS[key.toLowerCase()] || '';
+  }
+
+  return { actionOf, HELP };
+})();
+if (typeof module !== 'undefined') {
+  module.exports = sam3dKeys;
+}

@@ -1,0 +1,210 @@
+"""A study as it opens, by somebody who is there for the first time: no button, no tab, no list."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from playwright.sync_api import expect
+
+from series import LAYOUTS, Case, write_case
+from serving import Server
+from viewer import BOX, POINTS, SHOW, Dialogs, Viewer
+
+
+@pytest.fixture(scope="module")
+def studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("folder")
+
+
+@pytest.fixture(scope="module")
+def cases(studies: Path) -> dict[str, Case]:
+    """Two patients in a folder of DICOM files, of which the server is the archive."""
+    layouts = enumerate(("ascending", "coronal"), start=300)
+    return {name: write_case(studies / name, name, LAYOUTS[name], seed) for seed, name in layouts}
+
+
+@pytest.fixture(scope="module")
+def server(
+    studies: Path, cases: dict[str, Case], conf: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("server")
+    with Server(folder, studies, {**conf, "model_folder": str(folder / "model")}) as running:
+        yield running
+
+
+@pytest.fixture
+def case(cases: dict[str, Case]) -> Case:
+    return cases["ascending"]
+
+
+@pytest.fixture
+def opened(viewer: Viewer, case: Case) -> Viewer:
+    """A viewer as it opens a study."""
+    viewer.open(case.study, is_answered_at_once=True)
+    return viewer
+
+
+def press(viewer: Viewer, case: Case, voxel: tuple[int, int, int], plane: str) -> None:
+    """One press of the mouse, in whatever viewport, that is answered."""
+    place = viewer.page.evaluate(SHOW, case.lps_mm(voxel))[f"mpr-{plane}"]
+    with viewer.answered():
+        viewer.page.mouse.click(place["x"], place["y"])
+
+
+def key(viewer: Viewer, keys: str) -> None:
+    """A key that changes the clicks, and the answer to what is left of them."""
+    with viewer.answered():
+        viewer.page.keyboard.press(keys)
+
+
+def test_a_study_opens_ready_for_the_first_click(opened: Viewer) -> None:
+    page = opened.page
+    expect(page.get_by_label("Point Prompts")).to_be_checked()
+    tops = {
+        name: page.locator("label.tab-label", has_text=name).bounding_box()
+        for name in ("Point Prompts", "Auto-Segmentation", "Active Learning")
+    }
+    assert min(tops, key=lambda name: tops[name]["y"] if tops[name] else 0) == "Point Prompts"
+    expect(opened.at_once).to_be_checked()
+    expect(opened.button("Click")).to_have_attribute("aria-pressed", "true")
+    expect(opened.status).to_have_text(re.compile("^Click on it in an image"))
+    expect(page.locator("#monailabelServerURL")).to_be_hidden()
+    opened.button("Server and options").click()
+    expect(page.locator("#monailabelServerURL")).to_be_visible()
+    expect(page.get_by_text("Options / Configurations")).to_be_visible()
+
+
+def test_one_press_in_any_viewport_is_a_mask_and_its_size(opened: Viewer, case: Case) -> None:
+    voxel = case.deepest("lesion")
+    press(opened, case, voxel, "coronal")
+    mask = opened.labelmap()["lesion"]
+    assert mask[voxel]
+    ml = mask.sum() * np.prod(np.linalg.norm(case.affine[:3, :3], axis=0)) / 1000
+    size = rf"lesion: {ml:.{2 if ml < 10 else 0}f} ml, {mask.sum()} voxels, \d+(\.\d)? mm across"
+    expect(opened.volumes).to_have_text(re.compile(size))
+    expect(opened.status).to_have_text(re.compile(r"^Answered in \d+\.\d s: lesion"))
+
+
+def test_a_press_beside_the_image_is_no_click(opened: Viewer, case: Case) -> None:
+    box = opened.page.evaluate(BOX, "mpr-axial")
+    asked: list[str] = []
+    opened.page.on("request", lambda request: asked.append(request.url) if "/infer/" in request.url else None)
+    opened.page.mouse.click(box["x"] + 0.5 * box["width"], box["y"] + 0.2 * box["height"])  # above the patient
+    expect(opened.status).to_have_text("That is outside of the image: no click was made")
+    assert asked == []
+    press(opened, case, case.deepest("lesion"), "axial")
+    assert len(asked) == 1
+
+
+def test_alt_cuts_out_and_undo_and_redo_follow(opened: Viewer, case: Case) -> None:
+    voxel = case.deepest("lesion")
+    press(opened, case, voxel, "axial")
+    first = opened.labelmap()["lesion"]
+    unwanted = next(at for at in map(tuple, np.argwhere(first).tolist()) if at != voxel)
+    opened.page.keyboard.down("Alt")
+    press(opened, case, unwanted, "sagittal")
+    opened.page.keyboard.up("Alt")
+    cut = opened.labelmap()["lesion"]
+    assert cut[voxel]
+    assert not cut[unwanted]
+    key(opened, "Control+z")
+    assert np.array_equal(opened.labelmap()["lesion"], first)
+    key(opened, "Control+Shift+Z")
+    assert np.array_equal(opened.labelmap()["lesion"], cut)
+    key(opened, "Control+z")
+    key(opened, "Control+z")
+    assert not opened.labelmap()["lesion"].any()
+    opened.page.keyboard.press("Control+z")
+    expect(opened.status).to_have_text("There is no click or stroke to take back")
+
+
+def test_a_stroke_is_taken_back_and_made_again_as_a_click_is(opened: Viewer, case: Case) -> None:
+    page = opened.page
+    page.keyboard.press("b")
+    opened.drag_in("axial", (0.35, 0.55), (0.4, 0.55))
+    painted = opened.labelmap()["lesion"]
+    assert painted.any()
+    page.keyboard.press("Control+z")  # nothing was asked yet, so nothing is
+    expect(opened.status).to_have_text("Stroke taken back")
+    assert not opened.labelmap()["lesion"].any()
+    page.keyboard.press("Control+Shift+Z")
+    expect(opened.status).to_have_text("Stroke made again")
+    assert np.array_equal(opened.labelmap()["lesion"], painted)
+    page.keyboard.press("Control+z")
+
+    page.keyboard.press("c")
+    press(opened, case, case.deepest("lesion"), "axial")
+    first = opened.labelmap()["lesion"]
+    page.keyboard.press("e")
+    place = page.evaluate(SHOW, case.lps_mm(case.deepest("lesion")))["mpr-axial"]
+    page.mouse.click(place["x"] + 30, place["y"])  # a press without a drag, by which the viewer paints late
+    page.wait_for_timeout(1500)
+    erased = opened.labelmap()["lesion"]
+    assert (first & ~erased).any()
+    key(opened, "Control+z")
+    assert np.array_equal(opened.labelmap()["lesion"], first)
+    key(opened, "Control+z")  # the click
+    assert not opened.labelmap()["lesion"].any()
+
+
+def test_tools_labels_and_masks_go_by_keys(opened: Viewer, case: Case) -> None:
+    page = opened.page
+    press(opened, case, case.deepest("lesion"), "axial")
+    for keys, tool in (("b", "Brush"), ("e", "Eraser"), ("c", "Click")):
+        page.keyboard.press(keys)
+        expect(opened.button(tool)).to_have_attribute("aria-pressed", "true")
+    page.locator("[data-cy=Pan]").first.click()  # a tool of the viewer's own
+    expect(opened.button("Click")).to_have_attribute("aria-pressed", "false")
+    page.keyboard.press("c")
+    expect(opened.button("Click")).to_have_attribute("aria-pressed", "true")
+    page.keyboard.press("2")
+    expect(opened.status).to_have_text("liver is chosen")
+    page.keyboard.press("9")
+    expect(opened.status).to_have_text("There is no label 9")
+    shown = opened.coloured_pixels()
+    assert shown > 20
+    page.keyboard.press("Space")
+    page.wait_for_timeout(1000)
+    assert opened.coloured_pixels() < shown / 4
+    page.keyboard.press("Space")
+    page.wait_for_timeout(1000)
+    assert opened.coloured_pixels() > shown / 2
+    page.keyboard.press("?")
+    expect(page.locator("#sam3d-keys")).to_contain_text("Ctrl + Shift + Z")
+    page.keyboard.press("Escape")
+    expect(page.locator("#sam3d-keys")).to_have_count(0)
+
+
+def test_a_reload_loses_nothing(opened: Viewer, case: Case) -> None:
+    Dialogs(opened.page, accept=True)  # the page asks whether to be left
+    press(opened, case, case.deepest("lesion"), "axial")
+    expect(opened.bar).to_have_attribute("data-kept", re.compile("."))
+    before = opened.labelmap()["lesion"]
+    opened.page.reload(wait_until="domcontentloaded")
+    opened.wait_until_ready(is_answered_at_once=True)
+    expect(opened.status).to_have_text(re.compile("^As you left it at .*, not submitted yet$"))
+    assert np.array_equal(opened.labelmap()["lesion"], before)
+    assert opened.page.evaluate(POINTS) == 1
+    key(opened, "Control+z")  # the click is one still
+    assert not opened.labelmap()["lesion"].any()
+    key(opened, "Control+Shift+Z")
+    assert np.array_equal(opened.labelmap()["lesion"], before)
+    opened.page.keyboard.press("Enter")
+    expect(opened.status).to_have_text(re.compile("^Stored: lesion"))
+    opened.page.reload(wait_until="domcontentloaded")
+    opened.wait_until_ready(is_answered_at_once=True)
+    expect(opened.volumes).to_have_count(0)
+
+
+def test_enter_submits_and_n_goes_on(opened: Viewer, case: Case) -> None:
+    press(opened, case, case.deepest("lesion"), "axial")
+    opened.page.keyboard.press("Enter")
+    expect(opened.status).to_have_text(re.compile("^Stored: lesion"))
+    opened.page.keyboard.press("n")
+    opened.page.wait_for_url(lambda url: case.study not in url)
+    opened.wait_until_ready(is_answered_at_once=True)
+    expect(opened.status).to_have_text(re.compile("^Next case: "))
