@@ -2,6 +2,8 @@
 VENV ?= .venv
 PORT ?= 8000
 STUDIES ?= demo/studies
+# Test processes side by side; each starts servers of its own, of up to 4 GB.
+JOBS ?= 2
 # In front of PATH: the server calls `python` and `itkimage2segimage` by name.
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 export VENV PYTHON CPU
@@ -23,8 +25,8 @@ lint: setup ## ruff, rules and format
 types: setup ## mypy
 	mypy
 
-test: lint types ## what is checked without a browser: lint, types, all tests but those
-	python -m pytest --ignore=tests/e2e
+test: lint types ## what is checked without a browser: lint, types, all tests but those (JOBS=2 at a time)
+	OMP_NUM_THREADS=1 python -m pytest --ignore=tests/e2e -n $(JOBS) --dist loadfile
 
 test-fast: setup ## the tests that take seconds and start no server
 	python -m pytest -m "not slow and not app and not e2e and not data and not gpu"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 import tarfile
 import time
 from collections.abc import Callable, Iterator
@@ -28,7 +31,7 @@ from lib.dicomweb.headers import Header, _found, _found_by_pydicom, read_header
 from lib.dicomweb.server import LocalServer
 from lib.images.dicom_places import Place
 from lib.images.dicom_writing import SeriesInfo, on_dicom_grid, write_series
-from serving import Server, write_study
+from serving import APP, Server, write_study
 from unit.test_dicom_series import enhanced, pack_wavelets
 from unit.volumes_on_disk import numbered
 
@@ -406,6 +409,45 @@ def test_a_kept_index_is_refreshed_and_reads_no_header_twice(
     assert listed() == (40 * len(KINDS) - 40 - 1 + 1, 1)  # the copy of one of those that are gone is left
     kept.write_bytes(b"no index at all" * 1000)
     assert listed()[0] == 40 * len(KINDS) - 40
+
+
+KILLED_WHILE_READING = """
+import os, sys
+from pathlib import Path
+from lib.dicomweb import archive
+
+stock, archive.BATCH, archive.KEEP_S = archive.read_header, 20, 0.0
+left = [100]
+
+def read_header(path):
+    left[0] -= 1
+    return stock(path) if left[0] else os._exit(9)
+
+archive.read_header = read_header
+archive.Archive(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])).wait()
+"""
+
+
+def test_a_server_that_is_killed_while_it_reads_a_folder_goes_on_where_it_was(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = shutil.copytree(folder, tmp_path / "studies", ignore=shutil.ignore_patterns(".monailabel"))
+    places = [str(place), str(tmp_path / "received"), str(tmp_path / "index.sqlite")]
+    command = [sys.executable, "-c", KILLED_WHILE_READING, *places]
+    environment = {**os.environ, "PYTHONPATH": str(APP)}
+    assert subprocess.run(command, env=environment, timeout=600).returncode == 9
+    read: list[Path] = []
+
+    def counted(path: Path) -> Header | None:
+        read.append(path)
+        return read_header(path)
+
+    monkeypatch.setattr("lib.dicomweb.archive.read_header", counted)
+    archive = Archive(*map(Path, places))
+    assert len(archive.find()) == 40 * len(KINDS)
+    archive.close()
+    n_files = sum(path.is_file() and path.name != "DICOMDIR" for path in place.rglob("*"))
+    assert len(read) == n_files - 80  # of the 99 that were read, four batches of 20 were kept
 
 
 def test_the_archive_of_a_folder_answers_this_server_alone(folder: Path, tmp_path: Path) -> None:
