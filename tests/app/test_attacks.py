@@ -196,6 +196,12 @@ def test_a_session_takes_images_only(attacked: Server, name: str, content: bytes
     check(attacked, ask(attacked, "PUT", "/session/", files={"files": (name, content)}), 422)
 
 
+@pytest.mark.parametrize("name", ["x.html", "x.py", "x", "x.nii.gz.svg"])
+def test_an_image_under_another_ending_is_no_session(attacked: Server, tmp_path: Path, name: str) -> None:
+    """What a session gives back would be a page of this server's."""
+    check(attacked, ask(attacked, "PUT", "/session/", files={"files": (name, image_bytes(tmp_path))}), 422)
+
+
 UNKNOWN = "89cb4d51-f2b3-4ccf-9198-c0b8dd872f2f"
 
 
