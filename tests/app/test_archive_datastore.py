@@ -162,6 +162,36 @@ def test_a_seg_of_other_structures_leaves_its_image_to_be_annotated(store, archi
     assert store.get_unlabeled_images() == [ANN.uid()]
 
 
+def test_a_seg_that_is_no_label_here_can_be_started_from(store, archive, tmp_path) -> None:
+    foreign = foreign_seg(archive, ANN, {"vertebra": ball(0)}, "100000")
+    damaged = foreign_seg(archive, ANN, {"vertebra": ball(0)}, "110000", SegmentationType="SURFACE")
+    other = foreign_seg(archive, BOB, {"vertebra": ball(1)}, "100000")
+    counted = foreign_seg(archive, ANN, {"liver": ball(2)}, "120000")
+    until(lambda: len(reasons(store)) == 3 and len(store._segs.get()) == 1)
+    submit(store, tmp_path, ANN, ball(3))
+    found = store.starts(ANN.uid())
+    versions = [(each.version.number, each.version.series, each.labels) for each in found if each.version]
+    assert versions == [(2, counted, ("liver",)), (1, "", ("liver",))]  # of 2030, and of now
+    assert [(each.seg, each.labels, each.when[:10]) for each in found if each.seg] == [
+        (foreign, ("vertebra",), "2030-01-01")
+    ]
+    masks = store.label_masks(store.stored_seg(ANN.uid(), foreign)).masks
+    assert list(masks) == ["vertebra"]
+    assert np.array_equal(masks["vertebra"], ball(0))
+    for uid in (damaged, other, counted, "../../etc", ""):
+        with pytest.raises(HTTPException, match="to start from: see /cases/starts") as caught:
+            store.stored_seg(ANN.uid(), uid)
+        assert caught.value.status_code == 404
+
+
+def test_a_seg_of_another_patient_is_nothing_to_start_from(store, archive) -> None:
+    uid = foreign_seg(archive, ANN, {"spine": ball(0)}, "100000", PatientID="P-bob", StudyInstanceUID=BOB.study_uid)
+    until(lambda: uid in reasons(store))
+    assert store.starts(ANN.uid()) == []
+    with pytest.raises(HTTPException, match="to start from"):
+        store.stored_seg(ANN.uid(), uid)
+
+
 def test_a_seg_that_names_another_patient_is_never_this_patients_label(store, archive) -> None:
     # In a study of its own, for the demo server refuses it in Ann's.
     uid = foreign_seg(archive, ANN, {"liver": ball(0)}, "100000", PatientID="P-bob", StudyInstanceUID=BOB.study_uid)

@@ -112,11 +112,15 @@ def test_a_label_is_downloaded_and_what_cannot_be_is_refused(server: Server) -> 
         "image first has no label that is stored": get(image="first", format="nifti"),
         "image second has no version 99 of a label": get(image="second", format="nifti", version=99),
         "rtstruct refers to a DICOM series": get(image="second", format="rtstruct"),
+        "the tag is '../final'": get(image="second", format="nifti", tag="../final"),
+        "image second has no label tagged original that is stored": get(image="second", format="nifti", tag="original"),
+        "image second has no SEG ../1.2 to start from": get(image="second", format="nifti", seg="../1.2"),
+        "seg is '1.2' beside a version or a tag": get(image="second", format="nifti", seg="1.2", version=1),
     }
     assert {sentence: sentence in reply.json()["detail"] for sentence, reply in refused.items()} == dict.fromkeys(
         refused, True
     )
-    assert [reply.status_code for reply in refused.values()] == [422, 404, 404, 404, 422]
+    assert [reply.status_code for reply in refused.values()] == [422, 404, 404, 404, 422, 422, 404, 404, 422]
     assert server.files_left() == []
 
 
@@ -144,7 +148,35 @@ def test_an_unknown_state_is_refused(server: Server) -> None:
     assert "state is 'done'" in refused.json()["detail"]
 
 
+def test_what_there_is_to_start_from_is_listed_and_downloaded(server: Server) -> None:
+    def starts(image: str) -> list[dict[str, Any]]:
+        return server.http.get(f"{server.url}/cases/starts", params={"image": image}, timeout=TIMEOUT_S).json()
+
+    assert starts("first") == []
+    made = server.http.post(
+        f"{server.url}/batch/infer/sam3d_auto", params={"run_sync": "true"}, json={"max_workers": 1}, timeout=TIMEOUT_S
+    ).json()
+    assert made["first"]["tag"] == "original"
+    (draft,) = starts("first")
+    told = {key: draft[key] for key in ("kind", "tag", "version", "by", "labels")}
+    assert told == {"kind": "draft", "tag": "original", "version": 1, "by": "sam3d_auto base", "labels": ["tumor"]}
+    submit(server, "first", client_id="ohif-1", client_name="Anna", started_from={"tag": "original", "version": 1})
+    listed = starts("first")
+    assert [(each["kind"], each["version"], each["by"]) for each in listed] == [
+        ("label", 1, "Anna"),
+        ("draft", 1, "sam3d_auto base"),
+    ]
+    for each in listed:
+        asked = {"image": "first", "format": "nrrd", "tag": each["tag"], "version": each["version"]}
+        reply = server.http.get(f"{server.url}/cases/download", params=asked, timeout=TIMEOUT_S)
+        file = server.studies / "labels" / each["tag"] / "first.nii.gz"
+        assert np.array_equal(read_mask(reply.content) > 0, read_mask(file.read_bytes()) > 0)
+    assert reply.headers["content-disposition"].endswith("first_original_v1.seg.nrrd")
+    refused = server.http.get(f"{server.url}/cases/starts", params={"image": "nowhere"}, timeout=TIMEOUT_S)
+    assert (refused.status_code, "there is no image 'nowhere' here" in refused.json()["detail"]) == (404, True)
+
+
 def test_who_said_what_stands_in_the_audit_log(server: Server) -> None:
     lines = [json.loads(line) for line in (Path(server.conf["model_folder"]) / "audit.jsonl").read_text().splitlines()]
     deeds = {(line["deed"], line.get("image")) for line in lines}
-    assert {("send label back", "second"), ("approve label", "second")} <= deeds
+    assert {("send label back", "second"), ("approve label", "second"), ("list labels", "first")} <= deeds

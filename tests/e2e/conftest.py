@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import BrowserContext, ViewportSize, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ViewportSize, sync_playwright
 
 from archive import Orthanc, orthanc_program, store
 from archives import DemoArchive
@@ -143,3 +143,14 @@ def viewer(window: BrowserContext, server: Server, request: pytest.FixtureReques
     if opened.page.url.startswith(server.url):  # the next spec begins without what this one left unsubmitted
         opened.page.evaluate("indexedDB.deleteDatabase('sam3d')")
     opened.page.close()
+
+
+@pytest.fixture
+def emil(window: BrowserContext, server: Server) -> Iterator[Viewer]:
+    """Somebody else's browser."""
+    browser = window.browser
+    assert isinstance(browser, Browser)
+    context = browser.new_context(viewport=SIZE)
+    context.add_init_script("window.localStorage.setItem('sam3d.name', 'Emil')")
+    yield Viewer(context.new_page(), server.url)
+    context.close()

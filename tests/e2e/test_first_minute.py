@@ -50,9 +50,7 @@ def opened(viewer: Viewer, case: Case) -> Viewer:
 
 def press(viewer: Viewer, case: Case, voxel: tuple[int, int, int], plane: str) -> None:
     """One press of the mouse, in whatever viewport, that is answered."""
-    place = viewer.page.evaluate(SHOW, case.lps_mm(voxel))[f"mpr-{plane}"]
-    with viewer.answered():
-        viewer.page.mouse.click(place["x"], place["y"])
+    viewer.press_at(case.lps_mm(voxel), plane)
 
 
 def key(viewer: Viewer, keys: str) -> None:

@@ -10,11 +10,11 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
-from playwright.sync_api import Browser, BrowserContext, ViewportSize, expect
+from playwright.sync_api import expect
 
 from series import LAYOUTS, Case, write_case
 from serving import Server
-from viewer import SHOW, Viewer
+from viewer import Viewer
 
 
 @pytest.fixture(scope="module")
@@ -36,25 +36,8 @@ def server(
         yield running
 
 
-@pytest.fixture
-def emil(window: BrowserContext, server: Server) -> Iterator[Viewer]:
-    """Somebody else's browser."""
-    browser = window.browser
-    assert isinstance(browser, Browser)
-    context = browser.new_context(viewport=ViewportSize(width=1280, height=800))
-    yield named(context, Viewer(context.new_page(), server.url), "Emil")
-    context.close()
-
-
-def named(context: BrowserContext, viewer: Viewer, name: str) -> Viewer:
-    context.add_init_script(f"window.localStorage.setItem('sam3d.name', '{name}')")
-    return viewer
-
-
 def annotate(viewer: Viewer, case: Case) -> None:
-    place = viewer.page.evaluate(SHOW, case.lps_mm(case.deepest("lesion")))["mpr-axial"]
-    with viewer.answered():
-        viewer.page.mouse.click(place["x"], place["y"])
+    viewer.press_at(case.lps_mm(case.deepest("lesion")))
 
 
 def test_a_label_goes_to_the_reviewer_and_back(viewer: Viewer, emil: Viewer, case: Case, tmp_path: Path) -> None:
@@ -77,8 +60,8 @@ def test_a_label_goes_to_the_reviewer_and_back(viewer: Viewer, emil: Viewer, cas
     expect(emil.case_state).to_have_text("Submitted by Anna, version 1; nobody has reviewed it")
 
     # The reviewer looks at it, and takes it along.
-    emil.button("Show stored label").click()
-    expect(emil.status).to_have_text("The stored label: lesion")
+    emil.start_from("Version 1 by Anna")
+    expect(emil.status).to_have_text("Version 1 by Anna: lesion")
     stored = viewer.labelmap()["lesion"]
     assert stored.any()
     assert np.array_equal(emil.labelmap()["lesion"], stored)

@@ -193,6 +193,12 @@ class Viewer:
         place = self.page.evaluate(SHOW, list(lps_mm))[f"mpr-{plane}"]
         self._click(place["x"], place["y"])
 
+    def press_at(self, lps_mm: Sequence[float], plane: str = "axial") -> None:
+        """One press of the mouse at a place in the patient, which is answered at once."""
+        place = self.page.evaluate(SHOW, list(lps_mm))[f"mpr-{plane}"]
+        with self.answered():
+            self.page.mouse.click(place["x"], place["y"])
+
     def click_in(self, plane: str, across: float, down: float) -> None:
         """A click in fractions of a viewport's width and height, on the slice that it shows."""
         box = self.page.evaluate(BOX, f"mpr-{plane}")
@@ -236,6 +242,18 @@ class Viewer:
         expect(self.bar).not_to_have_attribute("data-state", "running")
 
     # ------------------------------------------------------------------ storing
+
+    @property
+    def starts(self) -> Locator:
+        """The list of what the open case can start from, its title first."""
+        return self.page.get_by_label("Start from").locator("option")
+
+    def start_from(self, name: str) -> None:
+        """Choose the entry of that list that begins so, once it is there, and wait until it is on the screen."""
+        entry = self.starts.filter(has_text=name)
+        expect(entry).to_have_count(1)
+        self.page.get_by_label("Start from").select_option(entry.get_attribute("value"))
+        expect(self.bar).not_to_have_attribute("data-state", "running")
 
     def submit(self) -> str:
         """Press Submit; what the bar says about it in the end."""

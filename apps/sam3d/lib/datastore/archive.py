@@ -30,6 +30,7 @@ from lib.datastore.intake import value_names
 from lib.datastore.outbox import OUTBOX_FOLDER, ArchiveError, Outbox, Parcel
 from lib.datastore.phases import REST_S, PhaseSurvey, PhaseTable, SeriesPhases, known_phases
 from lib.datastore.refreshed import Refreshed
+from lib.datastore.starts import Start
 from lib.datastore.versioned import FINAL, VersionedDatastore, as_sentences
 from lib.dicomweb.server import LocalServer
 from lib.errors import LabelError, Sam3DError, VolumeError
@@ -85,6 +86,7 @@ class ArchiveDatastore(DICOMWebDatastore, VersionedDatastore):
         # SEGs that were tried and cannot be used, and all that do not count, each with the reason.
         self._failed: dict[str, str] = {}
         self._unused: dict[str, str] = {}
+        self._unused_segs: tuple[StoredSeg, ...] = ()
         # Study and patient of the images that are listed.
         self._owners: dict[str, tuple[str, str]] = {}
         self._outdated_known: dict[str, tuple[object, frozenset[str]]] = {}
@@ -373,14 +375,20 @@ class ArchiveDatastore(DICOMWebDatastore, VersionedDatastore):
         for uid in unused.keys() - self._unused.keys():
             logger.info("SEG %s does not count as a label: %s", uid, unused[uid])
         self._unused = unused
+        self._unused_segs = tuple(seg for seg in found if seg.series in unused)
         return [seg for seg in found if seg.series not in unused]
 
     def _why_unused(self, seg: StoredSeg) -> str:
         """Why training cannot use a SEG; empty where it can, as far as is known without fetching it."""
+        if reason := self._why_unreadable(seg):
+            return reason
+        known = self._labels & set(seg.names)
+        return "" if known else f"it holds {', '.join(seg.names)}, and no label of this server"
+
+    def _why_unreadable(self, seg: StoredSeg) -> str:
+        """Why a SEG cannot be put on its image, whatever its names."""
         if reason := self._failed.get(seg.series) or seg.problem:
             return reason
-        if not self._labels & set(seg.names):
-            return f"it holds {', '.join(seg.names)}, and no label of this server"
         if self._owners.get(seg.image, (seg.study, seg.patient)) != (seg.study, seg.patient):
             return "it is of another patient or study than the image it names"
         if self._drawn_on_image(seg) is None:
@@ -426,7 +434,7 @@ class ArchiveDatastore(DICOMWebDatastore, VersionedDatastore):
             return
         image = self._known_image(image_id)  # from now on the phases of its series are known
         segs = [seg for seg in self._segs.get() if seg.image == uid and self._drawn_on_image(seg) == image_id]
-        owner = _owner(next(iter(sorted(self._instances(image_id).glob("*.dcm")))))
+        owner = _owner(min(self._instances(image_id).glob("*.dcm")))
         known = {_series_of(each) for each in self.history.versions(image_id, FINAL)}
         for seg in sorted(segs, key=lambda each: each.when):
             if seg.series in known or seg.series in self._failed:
@@ -441,15 +449,21 @@ class ArchiveDatastore(DICOMWebDatastore, VersionedDatastore):
         self._failed[seg.series] = reason
         self._segs.expire()
 
-    def _fetch_label(self, seg: StoredSeg, image_id: str, volume: Volume) -> None:
+    def _seg_file(self, seg: StoredSeg) -> Path | None:
+        """A SEG as a file, fetched once; None if the archive has it no more."""
         folder = Path(self._datastore_path) / SEGS_FOLDER / seg.series
         series = self.archive.series(seg.series)
         if series is None:
-            return
+            return None
         if not folder.is_dir():
             folder.parent.mkdir(exist_ok=True)
             self.archive.download(series, folder)
-        (path, *_) = sorted(folder.glob("*.dcm"))
+        return min(folder.glob("*.dcm"))
+
+    def _fetch_label(self, seg: StoredSeg, image_id: str, volume: Volume) -> None:
+        path = self._seg_file(seg)
+        if path is None:
+            return
         try:
             masks = read_label(path, volume, seg.names).masks
         except LabelError as error:
@@ -475,6 +489,31 @@ class ArchiveDatastore(DICOMWebDatastore, VersionedDatastore):
             newest = self.history.newest(image_id, FINAL)
             if newest is not None and newest.number == version.number:
                 self._make_current(version, current, ".nii.gz")
+
+    # ----------------------------------------------------- labels to start from
+
+    def starts(self, image_id: str) -> list[Start]:
+        """As for a folder, and the archive's SEGs of the image that are no labels here, but can be read."""
+        versions = super().starts(image_id)
+        return [*versions, *(Start(seg.names, _utc(seg.when), seg=seg.series) for seg in self._foreign_segs(image_id))]
+
+    def stored_seg(self, image_id: str, uid: str) -> Case:
+        for seg in self._foreign_segs(image_id):
+            if seg.series == uid:
+                image = self._known_image(image_id)
+                if (seg.study, seg.patient) != _owner(min(self._instances(image_id).glob("*.dcm"))):
+                    raise answer(409, f"SEG {uid} is of another patient or study than the image it names: start anew")
+                with _archive_asked(image_id):
+                    path = self._seg_file(seg)
+                return Case(image_id, image, path) if path is not None else super().stored_seg(image_id, uid)
+        return super().stored_seg(image_id, uid)
+
+    def _foreign_segs(self, image_id: str) -> list[StoredSeg]:
+        """The SEGs of an image that are no labels here, and can be read."""
+        self._images.get()  # by which it is known whose they are
+        self._segs.get()
+        found = [seg for seg in self._unused_segs if not self._why_unreadable(seg)]
+        return [seg for seg in found if self._drawn_on_image(seg) == image_id]
 
     # --------------------------------------------------------- to the archive
 

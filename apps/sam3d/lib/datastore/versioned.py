@@ -17,6 +17,7 @@ from lib.datastore.intake import ENDINGS, accepted, value_names
 from lib.datastore.listed import OURS, ListedFolder
 from lib.datastore.listing import ending_of as image_ending
 from lib.datastore.reviews import Review, Reviews, check_comment
+from lib.datastore.starts import Start, start_of
 from lib.images.volumes import open_volume
 from lib.infers.failures import answer, as_answers
 from lib.labels.masks import LabelMasks, read_whole_label
@@ -273,16 +274,35 @@ class VersionedDatastore(ListedFolder):
                 raise answer(409, f"version {version.number} of this label was submitted meanwhile: look at it first")
             return self.reviews.add(version, verdict, by, text)
 
-    def stored_label(self, image_id: str, number: int | None = None) -> tuple[Case, Version]:
-        """An image with a version of its label, the newest unless a number is given; HTTPException 404 where
+    # ------------------------------------------------------- labels to start from
+
+    def starts(self, image_id: str) -> list[Start]:
+        """What an annotation can start from: the versions of the image's label, the newest first, and the newest draft
+        of each other tag; HTTPException for an unknown image."""
+        self._know_labels(image_id)
+        digest = self._digest(image_id)
+        labels = reversed(self.history.standing(image_id, FINAL, digest))
+        others = sorted(self.history.tags(image_id, digest) - {FINAL})
+        drafts = (self.history.newest(image_id, tag, digest) for tag in others)
+        return [start_of(version) for version in (*labels, *drafts) if version is not None]
+
+    def stored_label(self, image_id: str, number: int | None = None, tag: str = FINAL) -> tuple[Case, Version]:
+        """An image with a version of its label of a tag, the newest unless a number is given; HTTPException 404 where
         there is none."""
         self._know_labels(image_id)
-        image, versions = self._known_image(image_id), self.history.standing(image_id, FINAL, self._digest(image_id))
+        with as_answers():
+            check_tag(tag)
+        image, versions = self._known_image(image_id), self.history.standing(image_id, tag, self._digest(image_id))
         found = [each for each in versions if number in (None, each.number)]
         if not found:
-            which = f"version {number} of a label" if versions else "label that is stored"
-            raise answer(404, f"image {image_id[:80]} has no {which}: see /cases/")
+            kind = "a label" if tag == FINAL else f"a label tagged {tag}"
+            which = f"version {number} of {kind}" if versions else f"{kind.removeprefix('a ')} that is stored"
+            raise answer(404, f"image {image_id[:80]} has no {which}: see /cases/starts")
         return Case(image_id, image, found[-1].file, value_names(found[-1].info) or None), found[-1]
+
+    def stored_seg(self, image_id: str, uid: str) -> Case:
+        """An image with a DICOM SEG that `starts` lists, as its label; HTTPException 404 where it lists none such."""
+        raise answer(404, f"image {image_id[:80]} has no SEG {uid[:64]} to start from: see /cases/starts")
 
     def series_folder(self, image_id: str) -> Path | None:
         """The folder of the DICOM instances that an image was made of; None for an image file."""

@@ -25,7 +25,7 @@ from lib.serving.visitors import Visitor
 logger = logging.getLogger(__name__)
 
 # The parts of a path or query that name what was asked for.
-NAMING = ("image", "id", "label", "tag", "model", "strategy", "method", "session_id")
+NAMING = ("image", "id", "label", "tag", "seg", "model", "strategy", "method", "session_id")
 UIDS = re.compile(r"(?:^|/)(studies|series)/([0-9.]{1,64})")
 # A viewer fetches a series instance by instance: one line for each of these stretches is enough.
 REPEAT_S = 600.0

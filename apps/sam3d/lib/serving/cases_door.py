@@ -1,4 +1,4 @@
-"""/cases/: how far each case is, who has one open, what reviewers say, and labels as files for other programs.
+"""/cases/: how far each case is, who has one open, what reviewers say, what there is to start from; labels as files.
 
 MONAI Label has nothing like it.
 """
@@ -18,11 +18,13 @@ from lib.activelearning.case_states import STATES, CaseStates, submitter
 from lib.activelearning.leases import Leases
 from lib.activelearning.presence import OPEN_S
 from lib.datastore.reviews import APPROVED, SENT_BACK
-from lib.datastore.versioned import VersionedDatastore
+from lib.datastore.starts import Start
+from lib.datastore.versioned import FINAL, VersionedDatastore
 from lib.images.volumes import open_volume
 from lib.infers.failures import answer, as_answers
 from lib.labels.dicom_seg_writing import SegInfo
 from lib.labels.downloads import FORMATS, write_download
+from lib.learning.cases import Case
 from lib.naming import is_series_image, series_and_phase
 from lib.serving.visitors import Role, client_of, name_of, visitor_of
 
@@ -47,11 +49,25 @@ def cases_door(app: CasesApp, states: CaseStates, leases: Leases) -> APIRouter:
         found = states.all(app.datastore())
         return [each.as_json() for each in found if state in ("", each.state)]
 
-    @router.get("/cases/download", summary=f"A label as a file, the newest version unless one is named: {kinds}")
-    def download(image: str, format: str, version: int | None = None) -> Response:
+    @router.get("/cases/starts", summary="What there is of a case to start from: versions, drafts, SEGs of the archive")
+    def starts(image: str) -> list[dict[str, Any]]:
+        return [_start_as_json(each) for each in _reviewed_store_with(app, image).starts(image)]
+
+    @router.get(
+        "/cases/download",
+        summary=f"A label as a file ({kinds}): the newest version of a tag (`final`) unless one is named, or a SEG",
+    )
+    def download(
+        image: str, format: str, version: int | None = None, tag: str | None = None, seg: str | None = None
+    ) -> Response:
         if format not in FORMATS:
             raise answer(422, f"format is {format[:40]!r}: it must be one of {list(FORMATS)}")
-        return _download(_reviewed_store_with(app, image), image, format, version)
+        if seg is not None and (version is not None or tag is not None):
+            raise answer(422, f"seg is {seg[:64]!r} beside a version or a tag: name either the SEG or the version")
+        store = _reviewed_store_with(app, image)
+        if seg is None:
+            return _download_version(store, image, format, version, FINAL if tag is None else tag)
+        return _download(store, store.stored_seg(image, seg), f"seg_{seg}", format, SegInfo())
 
     @router.post("/cases/open", summary="A client has a case open: how far it is, and who else has it open")
     def keep_open(request: Request, image: str, params: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -95,16 +111,33 @@ def _who(request: Request, params: dict[str, Any] | None) -> tuple[str, str]:
     return client_of(request, said.get("client_id")), name_of(request, said.get("client_name"), said.get("client_id"))
 
 
-def _download(store: VersionedDatastore, image: str, kind: str, number: int | None) -> Response:
-    case, version = store.stored_label(image, number)
+def _start_as_json(start: Start) -> dict[str, Any]:
+    """`kind` is label, draft or seg; the others are what /cases/download takes, who made it, when, and its names."""
+    told = {"labels": list(start.labels), "when": start.when}
+    if start.version is None:
+        return {"kind": "seg", "seg": start.seg, **told}
+    version = start.version
+    kind = "label" if version.tag == FINAL else "draft"
+    by = submitter(version) or " ".join(part for part in (version.model, version.model_version) if part)
+    return {"kind": kind, "tag": version.tag, "version": version.number, "by": by, **told}
+
+
+def _download_version(store: VersionedDatastore, image: str, kind: str, number: int | None, tag: str) -> Response:
+    case, version = store.stored_label(image, number, tag)
+    about = SegInfo(submitter(version), f"sam3d version {version.number}", SERIES_NUMBER + version.number)
+    name = f"v{version.number}" if tag == FINAL else f"{tag}_v{version.number}"
+    return _download(store, case, name, kind, about)
+
+
+def _download(store: VersionedDatastore, case: Case, name: str, kind: str, about: SegInfo) -> Response:
     with as_answers(), TemporaryDirectory() as folder:
         masks = store.label_masks(case).masks
-        path = Path(folder) / f"{image}_v{version.number}{FORMATS[kind]}"
-        about = SegInfo(submitter(version), f"sam3d version {version.number}", SERIES_NUMBER + version.number)
-        series, (_, phase) = store.series_folder(image), series_and_phase(image)
+        path = Path(folder) / f"label{FORMATS[kind]}"
+        series, (_, phase) = store.series_folder(case.id), series_and_phase(case.id)
         write_download(kind, masks, open_volume(case.image).affine, series, path, about, phase)
         # Names in a header are Latin-1 but for this form of them.
-        headers = {"content-disposition": f"attachment; filename*=utf-8''{quote(path.name)}"}
+        file_name = quote(f"{case.id}_{name}{FORMATS[kind]}")
+        headers = {"content-disposition": f"attachment; filename*=utf-8''{file_name}"}
         return Response(path.read_bytes(), media_type="application/octet-stream", headers=headers)
 
 

@@ -13,8 +13,8 @@ const sam3dCaseSection = (() => {
   const FORMATS = { nifti: 'NIfTI', nrrd: 'NRRD (3D Slicer)', dicom_seg: 'DICOM SEG', rtstruct: 'RTSTRUCT' };
 
   /* `server` is its address and `client` this browser's name there; `say` shows a sentence, `open` goes to a case, and
-     `showStored` puts the label that is stored on the screen. */
-  function make({ server, client, say, open, showStored }) {
+     `startFrom` puts a mask that there is on the screen. */
+  function make({ server, client, say, open, startFrom }) {
     const element = document.createElement('div');
     element.id = 'sam3d-case';
     element.innerHTML = `
@@ -23,12 +23,12 @@ const sam3dCaseSection = (() => {
       <button data-deed="approve" hidden>Approve</button>
       <button data-deed="send_back" hidden>Send back</button>
       <button data-deed="review_next" hidden>Next to review</button>
-      <button data-deed="show_stored" data-needs-rest hidden>Show stored label</button>
+      <select data-part="start" data-needs-rest aria-label="Start from" hidden></select>
       <select data-part="download" aria-label="Download" hidden><option value="">Download…</option></select>
       <label>Your name <input data-part="name" maxlength="60" placeholder="for other annotators"></label>`;
     const part = (name) => element.querySelector(`[data-part=${name}]`);
     const button = (deed) => element.querySelector(`[data-deed=${deed}]`);
-    const section = { element, image: '', at: null, nextLook: 0 };
+    const section = { element, image: '', at: null, starts: [], nextLook: 0 };
     part('name').value = userName();
     part('name').onchange = () => {
       window.localStorage.setItem(NAME, part('name').value.trim());
@@ -42,7 +42,14 @@ const sam3dCaseSection = (() => {
       }
     };
     button('review_next').onclick = goToNext;
-    button('show_stored').onclick = () => showStored(downloadAddress('nrrd'));
+    part('start').onpointerenter = lookForStarts; // a draft may have been made since, or a SEG stored
+    part('start').onfocus = lookForStarts;
+    part('start').onchange = () => {
+      const start = section.starts[part('start').value];
+      part('start').value = '';
+      part('start').blur();
+      return startFrom(downloadAddress('nrrd', start), start);
+    };
     part('download').append(...Object.entries(FORMATS).map(([format, name]) => new Option(name, format)));
     part('download').onchange = () => {
       const format = part('download').value;
@@ -64,6 +71,7 @@ const sam3dCaseSection = (() => {
     section.follow = (image) => {
       section.image = image;
       section.nextLook = 0;
+      showStarts([]);
     };
     /* Said while the page goes away, which waits for no answer. */
     section.leave = () => {
@@ -78,16 +86,33 @@ const sam3dCaseSection = (() => {
       return url;
     }
 
-    function downloadAddress(format) {
+    function downloadAddress(format, start) {
       const url = address('download');
-      url.searchParams.set('format', format);
-      url.searchParams.set('version', section.at.version);
+      Object.entries({ format, ...sam3dStarts.keyOf(start) }).forEach(([name, value]) => url.searchParams.set(name, value));
       return url;
+    }
+
+    async function lookForStarts() {
+      const { image } = section;
+      const reply = await fetch(address('starts')).catch(() => null);
+      if (reply && reply.ok && section.image === image) {
+        showStarts(await reply.json());
+      }
+    }
+
+    /* Nothing is changed while nothing is new: the list may be open. */
+    function showStarts(starts) {
+      if (JSON.stringify(starts) !== JSON.stringify(section.starts) || !starts.length) {
+        section.starts = starts;
+        const options = starts.map((start, number) => new Option(sam3dStarts.optionText(start), number));
+        part('start').replaceChildren(new Option('Start from…', ''), ...options);
+        part('start').hidden = !starts.length;
+      }
     }
 
     /* By hand, for the browser's own download says nothing of why there is none. */
     async function download(format) {
-      const reply = await fetch(downloadAddress(format));
+      const reply = await fetch(downloadAddress(format, { tag: 'final', version: section.at.version }));
       if (!reply.ok) {
         say((await reply.json()).detail, 'failed');
         return;
@@ -107,6 +132,10 @@ const sam3dCaseSection = (() => {
     }
 
     function show(at) {
+      const { version, state } = section.at || {};
+      if (version !== at.version || state !== at.state) {
+        lookForStarts();
+      }
       section.at = { ...section.at, ...at };
       part('state').textContent = sam3dCases.stateSentence(section.at, userName() || client);
       part('others').textContent = sam3dCases.othersSentence(section.at.also_open || []);
@@ -114,7 +143,7 @@ const sam3dCaseSection = (() => {
       const possible = sam3dCases.reviewsOf(section.at);
       ['approve', 'send_back'].forEach((deed) => { button(deed).hidden = !possible.includes(deed); });
       button('review_next').hidden = !section.at.may_review;
-      button('show_stored').hidden = part('download').hidden = !section.at.version;
+      part('download').hidden = !section.at.version;
     }
 
     async function review(deed, params) {

@@ -22,7 +22,7 @@ const sam3dDrafts = (() => {
     return [...drafts].sort((one, other) => other.when - one.when).slice(MOST).map(({ series }) => series);
   }
 
-  /* A draft is `series`, `when` in ms, `masks` and `strokes` packed, and `clicks`. */
+  /* A draft is `series`, `when` in ms, `masks`, `strokes` and what it started from packed, and `clicks`. */
   async function keep(draft) {
     await inStore('readwrite', (store) => store.put(draft));
     const known = await inStore('readonly', (store) => store.getAll());

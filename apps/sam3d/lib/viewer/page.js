@@ -212,7 +212,9 @@
       cleared: null, // the label that was chosen when all clicks were taken away
       under: null, // segment below each voxel that a result took from another label
       answered: null, // the labelmap as the last answer left it
-      start: null, // the labelmap of the stored label that answers carry on from
+      start: null, // the labelmap that answers carry on from: a stored version, a draft, a SEG
+      started: new Set(), // labels that it holds
+      startedFrom: null, // which of them
       strokes: null, // what was painted (its segment) or erased since the first answer
       stroked: new Set(), // labels that were painted or erased
       nextLook: 0,
@@ -340,7 +342,7 @@
     points.clearAllPoints = () => {
       // What is on the screen is finished work then, unless the label that is chosen runs without a click.
       of.asked = new Set();
-      of.start = null;
+      setStart(of, null);
       of.strokes = null;
       of.stroked = new Set();
       of.made = [];
@@ -751,7 +753,7 @@
     const toSegment = new Uint8Array(256);
     Object.keys(names).forEach((value) => { toSegment[value] = number[names[value]] || 0; });
     const isReplaced = new Uint8Array(256);
-    [...labels, ...of.stroked].filter((label) => isAnswered(of, label, model))
+    [...labels, ...of.stroked, ...of.started].filter((label) => isAnswered(of, label, model))
       .forEach((label) => { isReplaced[number[label]] = 1; });
     of.asked = new Set(labels.filter((label) => label in of.clicks));
     of.cleared = null;
@@ -772,7 +774,7 @@
      click is not a wish to erase. Models without clicks answer for all of their labels. */
   function isAnswered(of, label, model) {
     const isChosen = label === of.panel.actions.pointprompts.current.state.currentLabel;
-    const isClicked = label in of.clicks || of.asked.has(label) || of.stroked.has(label);
+    const isClicked = label in of.clicks || of.asked.has(label) || of.stroked.has(label) || of.started.has(label);
     return isClicked || (isChosen && label === of.cleared) || of.panel.state.info.data.models[model].type === 'segmentation';
   }
 
@@ -791,12 +793,12 @@
     return result;
   }
 
-  /* The label that is stored, in place of what is on the screen; clicks carry on from it. */
-  async function showStored(of, address) {
+  /* A mask that there is already, in place of what is on the screen; clicks carry on from it. */
+  async function startFrom(of, address, start) {
     if (!mayLeave()) {
       return;
     }
-    const end = showRunning(of, 'Fetching the stored label');
+    const end = showRunning(of, 'Fetching what to start from');
     try {
       const reply = await fetch(address);
       if (!reply.ok) {
@@ -807,9 +809,12 @@
       if (voxels.length !== volume.voxelManager.getCompleteScalarDataArray().length) {
         throw new Error(`it has ${voxels.length} voxels, and the image has not; load the case again`);
       }
-      of.panel.actions.pointprompts.current.clearAllPoints();
+      const points = of.panel.actions.pointprompts.current;
+      points.clearAllPoints();
       const segmentOf = Object.fromEntries(segments().map(({ label, segmentIndex }) => [label, segmentIndex]));
-      of.start = voxels.map((value) => segmentOf[names[value]] || 0);
+      const { table, sentence } = sam3dStarts.toSegments(names, segmentOf, points.state.currentLabel);
+      setStart(of, voxels.map((value) => table[value]));
+      of.startedFrom = sam3dStarts.keyOf(start);
       of.answered = Uint8Array.from(of.start);
       of.under = null;
       of.cleared = null;
@@ -818,11 +823,17 @@
       setUnsaved(of, false);
       dropDraft(of);
       showMasks(of, true);
-      const strangers = Object.values(names).filter((name) => !segmentOf[name]);
-      end(`The stored label: ${Object.values(names).join(', ')}${strangers.length ? `; this server has no ${strangers.join(', ')}` : ''}`, 'idle');
+      end(`${sam3dStarts.nameOf(start)}: ${sentence}`, 'idle');
     } catch (error) {
-      end(`The stored label cannot be shown: ${error.message}`, 'failed');
+      end(`That cannot be started from: ${error.message}`, 'failed');
     }
+  }
+
+  /* Every answer carries on from `start`, and so says all that there is to say of the labels in it. */
+  function setStart(of, start) {
+    const counts = sam3dReplies.count(start || []);
+    of.start = start;
+    of.started = new Set(segments().filter(({ segmentIndex }) => counts[segmentIndex]).map(({ label }) => label));
   }
 
   function announceChange() {
@@ -899,13 +910,13 @@
       return;
     }
     try {
-      const { strokes, stroked, asked, series } = of;
+      const { strokes, stroked, asked, series, start, startedFrom } = of;
       const clicks = of.made.filter(({ annotation }) => annotation)
         .map(({ label, annotation }) => ({ label, annotation: JSON.parse(JSON.stringify(annotation)) }));
       const masks = await sam3dDrafts.pack(copyOfLabelmap());
-      const packed = strokes && await sam3dDrafts.pack(strokes);
+      const packed = { masks, strokes: strokes && await sam3dDrafts.pack(strokes), start: start && await sam3dDrafts.pack(start) };
       if (of.isUnsaved && session === of) {
-        await sam3dDrafts.keep({ series, when: Date.now(), masks, strokes: packed, clicks, stroked: [...stroked], asked: [...asked] });
+        await sam3dDrafts.keep({ series, when: Date.now(), ...packed, startedFrom, clicks, stroked: [...stroked], asked: [...asked] });
         of.bar.dataset.kept = Number(of.bar.dataset.kept || 0) + 1;
       }
     } catch (error) {
@@ -941,6 +952,8 @@
     });
     points.onChangeLabel(chosen);
     of.strokes = draft.strokes && await sam3dDrafts.unpack(draft.strokes);
+    setStart(of, draft.start ? await sam3dDrafts.unpack(draft.start) : null);
+    of.startedFrom = draft.startedFrom;
     of.stroked = new Set(draft.stroked);
     of.asked = new Set(draft.asked);
     of.answered = masks;
@@ -983,7 +996,7 @@
   function putLabel(of, data, labelInfo) {
     const model = of.panel.actions.pointprompts.current.getSelectedModel();
     const form = new FormData();
-    form.append('params', JSON.stringify({ label_info: labelInfo, model, clicks: of.clicks, ...whoAsks() }));
+    form.append('params', JSON.stringify({ label_info: labelInfo, model, clicks: of.clicks, started_from: of.startedFrom, ...whoAsks() }));
     form.append('label', new Blob([data]), 'label.bin');
     const address = new URL('datastore/label', SERVER);
     address.searchParams.set('image', of.series);
@@ -1187,7 +1200,7 @@
       client: CLIENT,
       say: (sentence, state) => say(of, sentence, state),
       open: (image) => goToCase(of, image),
-      showStored: (address) => showStored(of, address),
+      startFrom: (address, start) => startFrom(of, address, start),
     });
     of.section.follow(of.series);
     bar.querySelector('#sam3d-volumes').after(of.section.element);

@@ -22,7 +22,18 @@ OHIF = Path(ohif.__file__).resolve().parent / "static" / "ohif"
 # In the order in which they need each other; the page reads them as one.
 PAGE_SCRIPTS = tuple(
     Path(__file__).with_name(f"{name}.js")
-    for name in ("keys", "replies", "strokes", "training", "drafts", "cases", "case_section", "page")
+    for name in (
+        "connection",
+        "keys",
+        "replies",
+        "strokes",
+        "training",
+        "drafts",
+        "cases",
+        "starts",
+        "case_section",
+        "page",
+    )
 )
 # What no page of the viewer is called.
 FILE_SUFFIXES = frozenset({".js", ".css", ".map", ".wasm", ".json", ".png", ".svg", ".ico", ".woff", ".woff2"})
