@@ -65,7 +65,13 @@ class Server:
         for path in (self.temporary, self.folder / "home"):
             path.mkdir(parents=True)
         self.url = f"http://127.0.0.1:{_free_port()}"
-        with self.log.open("wb") as log:
+        self.start()
+        self._own_files = self._temporary_files()  # the server's logging leaves one, before the app is loaded
+        return self
+
+    def start(self) -> None:
+        """Start the server, on the port that it had before, and wait for its first answer."""
+        with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 self._command(),
                 cwd=self.folder,
@@ -79,8 +85,11 @@ class Server:
         except BaseException:
             self.__exit__()
             raise
-        self._own_files = self._temporary_files()  # the server's logging leaves one, before the app is loaded
-        return self
+
+    def kill(self) -> None:
+        """End the server at once, as a crash does."""
+        self.process.kill()
+        self.process.wait(20)
 
     def __exit__(self, *_: object) -> None:
         self.http.close()

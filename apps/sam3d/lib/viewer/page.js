@@ -28,6 +28,9 @@
   const STROKE_ENDS_MS = 600; // the viewer waits so long for a second press before it paints by the first
   const UNSHOWN = 'sam3d-unshown'; // instead of the number of a notice
   const SERVER = window.location.origin + '/';
+  const CHEAPEST = new URL('auth/', SERVER); // any answer of it will do
+  const UNANSWERED = 'The server does not answer: the label may not be stored. It is kept here; submit again when the server answers';
+  const GOES_ON = 'The server does not answer. This goes on by itself when it does';
 
   // ------------------------------------------------------------------ the page, whatever it shows
 
@@ -194,6 +197,8 @@
       series: '',
       bar: null,
       isRunning: false,
+      doing: '', // what the bar says that it does, and
+      sayDoing: null, // what says so, with the seconds
       runAgain: false, // a click came while the server was busy with the one before
       isUnsaved: false,
       changes: 0, // of the labelmap, so far
@@ -432,16 +437,35 @@
       form.append('strokes', new Blob([of.strokes]), 'strokes.bin');
     }
     try {
-      const reply = await fetch(address, { method: 'POST', body: form });
-      const body = await reply.arrayBuffer();
+      const reply = await persistently(of, () => sam3dConnection.ask(address, { method: 'POST', body: form }));
       if (!reply.ok) {
-        return { status: reply.status, response: { status: reply.status, data: body } };
+        return { status: reply.status, response: { status: reply.status, data: reply.body } };
       }
-      const { params: told, mask } = sam3dReplies.readForm(body, reply.headers.get('content-type'));
+      const { params: told, mask } = sam3dReplies.readForm(reply.body, reply.headers.get('content-type'));
       of.reply = told;
       return { status: reply.status, data: mask };
     } catch (error) {
       return error;
+    }
+  }
+
+  /* Asks, and while no answer comes waits for the server and asks again: a mask may be asked for twice without harm.
+     Nobody waits for the mask of a case that was left. */
+  async function persistently(of, ask) {
+    const { doing } = of;
+    for (;;) {
+      try {
+        return await ask();
+      } catch (error) {
+        if (!(error instanceof sam3dConnection.NoAnswer) || session !== of) {
+          throw error;
+        }
+        showDoing(of, GOES_ON);
+        setUnsaved(of, true);
+        keepDraft(of);
+        await sam3dConnection.untilAnswered(CHEAPEST, () => session !== of);
+        showDoing(of, doing);
+      }
     }
   }
 
@@ -533,17 +557,22 @@
 
   function showRunning(of, what) {
     const since = Date.now();
-    const show = () => say(of, `${what}… ${Math.round((Date.now() - since) / 1000)} s`, 'running');
-    const timer = window.setInterval(show, 1000);
+    of.sayDoing = () => say(of, `${of.doing}… ${Math.round((Date.now() - since) / 1000)} s`, 'running');
+    const timer = window.setInterval(() => of.sayDoing(), 1000);
     of.isRunning = true;
     setBusy(of, true);
-    show();
+    showDoing(of, what);
     return (sentence, state) => {
       window.clearInterval(timer);
       of.isRunning = false;
       setBusy(of, false);
       say(of, sentence, state);
     };
+  }
+
+  function showDoing(of, what) {
+    of.doing = what;
+    of.sayDoing();
   }
 
   function setBusy(of, isBusy) {
@@ -903,10 +932,11 @@
   // ------------------------------------------------------------------ what was not submitted
 
   async function keepDraft(of) {
-    if (of.isRunning) {
+    const isChanging = of.isRunning && of.doing !== GOES_ON;
+    if (isChanging) {
       of.keeping = window.setTimeout(keepDraft, KEEP_MS, of);
     }
-    if (!of.isUnsaved || of.isRunning) {
+    if (!of.isUnsaved || isChanging) {
       return;
     }
     try {
@@ -977,7 +1007,7 @@
     const { changes } = of;
     try {
       const reply = await putLabel(of, data, labelInfo);
-      const body = await reply.text();
+      const body = new TextDecoder().decode(reply.body);
       if (!reply.ok) {
         throw new Error(detailOf(body) || `the server answered ${reply.status}`);
       }
@@ -989,7 +1019,7 @@
       end(`Stored: ${labelInfo.map(({ name }) => name).join(', ')}${note ? `. ${note}` : ''}`, 'idle');
       await Promise.all([refreshInfo(of), of.section.look()]);
     } catch (error) {
-      end(`Not stored: ${error.message}`, 'failed');
+      end(error instanceof sam3dConnection.NoAnswer ? UNANSWERED : `Not stored: ${error.message}`, 'failed');
     }
   }
 
@@ -1000,7 +1030,7 @@
     form.append('label', new Blob([data]), 'label.bin');
     const address = new URL('datastore/label', SERVER);
     address.searchParams.set('image', of.series);
-    return fetch(address, { method: 'PUT', body: form });
+    return sam3dConnection.ask(address, { method: 'PUT', body: form });
   }
 
   /* The labelmap with the segments that have voxels numbered 1, 2, ..., as the server reads `label_info`. */
