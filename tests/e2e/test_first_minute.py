@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,10 +10,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 from playwright.sync_api import expect
+from scipy import ndimage
 
+from film import Film
 from series import LAYOUTS, Case, write_case
 from serving import Server
-from viewer import BOX, POINTS, SHOW, Dialogs, Viewer
+from viewer import BOX, PLANES, POINTS, SHOW, Dialogs, Viewer
+
+# Set, it names a folder for the picture of README.md.
+PICTURES = os.environ.get("E2E_PICTURES")
+COLOURS = """(viewport) => {
+  const { color } = window.cornerstoneTools.segmentation.config;
+  const segments = Object.values(window.services.segmentationService.getSegmentation('1').segments).filter(Boolean);
+  return Object.fromEntries(segments.map(({ label, segmentIndex }) => (
+    [label, Array.from(color.getSegmentIndexColor(viewport, '1', segmentIndex))])));
+}"""
+FOCUS = "(id) => Array.from(window.cornerstone.getRenderingEngines()[0].getViewport(id).getCamera().focalPoint)"
 
 
 @pytest.fixture(scope="module")
@@ -198,6 +211,51 @@ def test_a_reload_loses_nothing(opened: Viewer, case: Case) -> None:
     expect(opened.volumes).to_have_count(0)
 
 
+def test_the_first_minute_is_two_presses_a_correction_and_enter(opened: Viewer, case: Case) -> None:
+    opened.give_room_to_images()
+    film = Film(opened.page)
+    voxel = case.deepest("lesion")
+    at = where(opened, case, voxel)
+    film.take(1500)
+    film.take(800, at)
+    with opened.answered():
+        opened.page.mouse.click(*at)
+    film.take(2000, at)
+    shown = opened.labelmap()["lesion"]
+    assert shown[voxel]
+
+    # Where most is wrong: a click on what is missing, or with Alt on what is too much.
+    wrong = deepest(shown ^ case.mask("lesion"))
+    at = where(opened, case, wrong)
+    film.take(1000, at)
+    if shown[wrong]:
+        opened.page.keyboard.down("Alt")
+    with opened.answered():
+        opened.page.mouse.click(*at)
+    opened.page.keyboard.up("Alt")
+    film.take(2000, at)
+    assert opened.labelmap()["lesion"][wrong] != shown[wrong]
+
+    opened.page.keyboard.press("Enter")
+    expect(opened.status).to_have_text(re.compile("^Stored: lesion"))
+    film.take(3000)
+    if PICTURES:
+        film.save(Path(PICTURES) / "first-minute.webp")
+
+
+def where(viewer: Viewer, case: Case, voxel: tuple[int, int, int]) -> tuple[float, float]:
+    """Where on the page a voxel is, once the axial viewport shows it."""
+    place = viewer.page.evaluate(SHOW, case.lps_mm(voxel))["mpr-axial"]
+    return place["x"], place["y"]
+
+
+def deepest(mask: np.ndarray) -> tuple[int, int, int]:
+    """The voxel of a mask that is farthest from its surface."""
+    depth = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1, 1:-1]
+    i, j, k = np.unravel_index(int(depth.argmax()), mask.shape)
+    return int(i), int(j), int(k)
+
+
 def test_enter_submits_and_n_goes_on(opened: Viewer, case: Case) -> None:
     press(opened, case, case.deepest("lesion"), "axial")
     opened.page.keyboard.press("Enter")
@@ -206,3 +264,46 @@ def test_enter_submits_and_n_goes_on(opened: Viewer, case: Case) -> None:
     opened.page.wait_for_url(lambda url: case.study not in url)
     opened.wait_until_ready(is_answered_at_once=True)
     expect(opened.status).to_have_text(re.compile("^Next case: "))
+
+
+def test_labels_have_colours_that_everybody_tells_apart_and_masks_become_lines(opened: Viewer, case: Case) -> None:
+    page = opened.page
+    page.evaluate("window.localStorage.removeItem('sam3d.outlines')")
+    press(opened, case, case.deepest("lesion"), "axial")
+    expect(opened.status).to_have_text(re.compile(r"^Answered in \d+\.\d s: lesion \(sam3d [^ ]+\)$"))
+    colours = {"lesion": [230, 159, 0, 255], "liver": [86, 180, 233, 255]}
+    for plane in PLANES:
+        assert page.evaluate(COLOURS, f"mpr-{plane}") == colours
+    swatch = page.locator("tr.clickable-row", has_text="lesion").locator(".segColor")
+    expect(swatch).to_have_css("background-color", "rgb(230, 159, 0)")
+    filled = opened.coloured_pixels()
+    page.keyboard.press("o")
+    expect(opened.button("Outlines")).to_have_attribute("aria-pressed", "true")
+    page.wait_for_timeout(1000)
+    assert 0 < opened.coloured_pixels() < filled
+    opened.button("Outlines").click()
+    expect(opened.button("Outlines")).to_have_attribute("aria-pressed", "false")
+    page.wait_for_timeout(1000)
+    assert opened.coloured_pixels() == filled
+
+
+def test_the_ways_to_a_labels_slices(opened: Viewer, case: Case) -> None:
+    press(opened, case, case.deepest("lesion"), "axial")
+    mask = opened.labelmap()["lesion"]
+    areas = mask.sum(axis=(0, 1))
+    found = np.flatnonzero(areas)
+    for name, k in (("First", found[0]), ("Last", found[-1]), ("Largest", areas.argmax())):
+        opened.volumes.get_by_role("button", name=name).click()
+        assert axial_slice(opened, case) == k
+    opened.volumes.get_by_role("button", name="First").click()
+    opened.page.keyboard.press("g")
+    assert axial_slice(opened, case) == areas.argmax()
+    opened.page.keyboard.press("2")
+    opened.page.keyboard.press("g")
+    expect(opened.status).to_have_text("liver has no voxel to go to")
+
+
+def axial_slice(viewer: Viewer, case: Case) -> int:
+    """The slice of the series on which the axial viewport's camera is."""
+    x, y, z = viewer.page.evaluate(FOCUS, "mpr-axial")
+    return round(float(np.linalg.solve(case.affine, (-x, -y, z, 1.0))[2]))

@@ -68,6 +68,10 @@ def test_clicks_carry_on_from_what_there_is(viewer: Viewer, case: Case, server: 
     unwanted, other = corners(mask)
     cut_out(viewer, case, unwanted)
     assert overlap(viewer, mask) > 0.5
+    with viewer.answered():
+        viewer.page.keyboard.press("Control+z")
+    assert np.array_equal(viewer.labelmap()["lesion"], mask)
+    cut_out(viewer, case, unwanted)
     expect(viewer.bar).to_have_attribute("data-kept", re.compile("."))
     viewer.page.reload(wait_until="domcontentloaded")
     viewer.wait_until_ready(is_answered_at_once=True)

@@ -25,6 +25,8 @@ test('letters are those that are printed', () => {
   assert.equal(press('KeyZ', 'z', { metaKey: true }), 'undo');
   assert.equal(press('KeyB', 'b'), 'brush');
   assert.equal(press('KeyE', 'E'), 'eraser');
+  assert.equal(press('KeyO', 'o'), 'outline');
+  assert.equal(press('KeyG', 'g'), 'largest');
 });
 
 test('keys with Alt, and those of the viewer, are not ours', () => {

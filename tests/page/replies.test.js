@@ -4,7 +4,7 @@ const assert = require('node:assert');
 const test = require('node:test');
 const { gzipSync } = require('node:zlib');
 
-const { count, readForm, readMask, readSegmentation, sizeSentence } = require('../../apps/sam3d/lib/viewer/replies.js');
+const { answerSentence, count, readForm, readMask, readSegmentation, sizeSentence } = require('../../apps/sam3d/lib/viewer/replies.js');
 
 const HEADER = 'NRRD0004\ntype: unsigned char\nencoding: raw\n\n';
 const type = 'multipart/form-data; boundary=0f1e';
@@ -44,4 +44,10 @@ test('voxels are counted and told in millilitres', () => {
   assert.equal(sizeSentence(1, 4, undefined), '0.00 ml, 1 voxel');
   assert.equal(sizeSentence(500, 8, 9.96), '4.00 ml, 500 voxels, 10.0 mm across');
   assert.equal(sizeSentence(2000, 8, 31.4), '16 ml, 2000 voxels, 31 mm across');
+});
+
+test('an answer says how long it took, what it found and which version of the model gave it', () => {
+  const reply = { label_names: { lesion: 1, liver: 2 }, model_version: 'v3', notes: ['two clicks are the same'] };
+  assert.equal(answerSentence(reply, 'sam3d', 449), 'Answered in 0.4 s: lesion, liver (sam3d v3). two clicks are the same');
+  assert.equal(answerSentence({ model_version: 'base' }, 'sam3d', 1250), 'Answered in 1.3 s: no voxel (sam3d base)');
 });

@@ -43,13 +43,13 @@ ALGORITHM = "sam3d"
 # Texts of patient and study, which may be in another alphabet than ASCII.
 COPIED = ["PatientID", "PatientName", "StudyInstanceUID", "StudyDescription", "StudyID", "ReferringPhysicianName"]
 COLOURS = (
-    (221, 84, 84),
-    (84, 140, 221),
-    (98, 181, 94),
-    (227, 166, 62),
-    (150, 99, 196),
-    (77, 184, 184),
-    (204, 120, 160),
+    (230, 159, 0),
+    (86, 180, 233),
+    (0, 158, 115),
+    (240, 228, 66),
+    (213, 94, 0),
+    (204, 121, 167),
+    (0, 114, 178),
 )
 
 

@@ -3,7 +3,7 @@
 const sam3dKeys = (() => {
   'use strict';
 
-  const LETTERS = { b: 'brush', e: 'eraser', c: 'click', n: 'next' };
+  const LETTERS = { b: 'brush', e: 'eraser', c: 'click', n: 'next', o: 'outline', g: 'largest' };
   const HELP = [
     ['1 … 9', 'choose a label'],
     ['C', 'click'],
@@ -12,6 +12,8 @@ const sam3dKeys = (() => {
     ['Ctrl + Z', 'take a click or a stroke back'],
     ['Ctrl + Shift + Z', 'make it again'],
     ['Space', 'hide the masks, show them'],
+    ['O', 'masks as outlines, or filled'],
+    ['G', 'go to the largest slice of the label'],
     ['Enter', 'submit the label'],
     ['N', 'next case'],
     ['?', 'these keys'],

@@ -9,9 +9,11 @@
 
   const PROBE = 'ProbeMONAILabel'; // the tool whose annotations are the clicks
   const SEGMENTATION = '1'; // the id of the panel's only labelmap
+  const LABELMAP = 'Labelmap'; // as the viewer calls what a segmentation is shown as
   const BACKGROUND = 'background';
   const ERASED = 255; // in what is sent of brushes: no label
   const TOOL_GROUPS = ['default', 'mpr'];
+  const OPAQUE = 255;
   const PRIMARY = 1; // the left mouse button
   const ALT = 18; // as the viewer's tools number modifier keys
   const TOOLS = { Click: PROBE, Brush: 'CircularBrush', Eraser: 'CircularEraser', Ball: 'SphereBrush' };
@@ -23,6 +25,7 @@
   const RECOUNT_MS = 300; // a brush changes the labelmap many times a second
   const REASON = 'sam3d.reason'; // why the next case is the next, for its page to say
   const DROPPED = 'sam3d.dropped'; // when which drafts were done with
+  const OUTLINES = 'sam3d.outlines'; // whether masks are lines
   const HINT = 'Click on it in an image. Alt + click: this is not it. ? shows the keys';
   const TRAINING_BEGINS = 'Training begins';
   const STROKE_ENDS_MS = 600; // the viewer waits so long for a second press before it paints by the first
@@ -62,6 +65,8 @@
     #sam3d-bar [role=status] { min-height: 2.6em; margin-top: 4px; overflow-wrap: anywhere; }
     #sam3d-bar[data-state=failed] [role=status] { color: #ff9a9a; }
     #sam3d-volumes { font-variant-numeric: tabular-nums; }
+    #sam3d-volumes > div { margin: 3px 0; padding-left: 6px; border-left: 10px solid; }
+    #sam3d-volumes button { margin: 0 1px; padding: 0 5px; font-size: 12px; }
     #sam3d-training { color: #a0a8ff; overflow-wrap: anywhere; }
     #sam3d-case { margin: 4px 0; padding: 4px 0; border-top: 1px solid #3a3f99; border-bottom: 1px solid #3a3f99; overflow-wrap: anywhere; }
     #sam3d-case [data-part=others] { color: #ffd27a; }
@@ -245,6 +250,9 @@
     const stockClient = panel.client;
     const stockOptions = panel.onOptionsConfig;
     panel.client = () => speakingClient(of, stockClient());
+    /* Labels that the viewer does not know by name got colours by chance, others at each opening. */
+    const colourOf = sam3dPalette.make(BACKGROUND);
+    panel.segmentColor = (label) => [...colourOf(label), OPAQUE];
     /* Clicks are written into the options that the user chose, and stay there after the user removed them. */
     panel.onOptionsConfig = () => structuredClone(stockOptions());
     panel.updateView = async (response, model, labels) => {
@@ -274,6 +282,7 @@
       startClicking(of);
     } else if (of.bar) {
       of.section.tick();
+      keepColours(of);
     }
     if (of.bar && Date.now() > of.nextLook && !document.hidden) {
       of.nextLook = Infinity; // until this look has ended
@@ -331,6 +340,7 @@
     of.element.dataset.folded = true;
     tab.click(); // which enters it
     restoreDraft(of);
+    showOutlines(of, areOutlined());
     say(of, window.sessionStorage.getItem(REASON) || HINT, 'idle');
     window.sessionStorage.removeItem(REASON);
   }
@@ -537,7 +547,8 @@
     const since = Date.now();
     try {
       await stockRun();
-      end(of.failure || answerSentence(of, Date.now() - since), of.failure ? 'failed' : 'idle');
+      const model = of.panel.actions.pointprompts.current.getSelectedModel();
+      end(of.failure || sam3dReplies.answerSentence(of.reply, model, Date.now() - since), of.failure ? 'failed' : 'idle');
     } catch (error) {
       console.error(error);
       end(`The viewer could not do that: ${error.message}`, 'failed');
@@ -546,13 +557,6 @@
       of.runAgain = false;
       await run(of, stockRun);
     }
-  }
-
-  /* How long it took, and what the server noted. */
-  function answerSentence(of, tookMs) {
-    const { label_names: found, notes } = of.reply;
-    const what = Object.keys(found || {}).join(', ') || 'no voxel';
-    return [`Answered in ${(tookMs / 1000).toFixed(1)} s: ${what}`, ...(notes || [])].join('. ');
   }
 
   function showRunning(of, what) {
@@ -912,20 +916,84 @@
     const lines = segments().filter(({ segmentIndex }) => counts[segmentIndex]).map(({ label, segmentIndex }) => {
       const { voxels, axial_diameter_mm: diameterMm } = (of.reply.measurements || {})[label] || {};
       const voxelsShown = counts[segmentIndex];
-      const line = document.createElement('div');
-      line.dataset.label = label;
-      line.textContent = `${label}: ${sam3dReplies.sizeSentence(voxelsShown, voxelMm3, voxels === voxelsShown ? diameterMm : undefined)}`;
-      return line;
+      const size = sam3dReplies.sizeSentence(voxelsShown, voxelMm3, voxels === voxelsShown ? diameterMm : undefined);
+      return volumeLine(of, label, segmentIndex, size);
     });
     of.bar.querySelector('#sam3d-volumes').replaceChildren(...lines);
+  }
+
+  /* A label's colour, name and size, and the ways to its slices. */
+  function volumeLine(of, label, segmentIndex, size) {
+    const line = document.createElement('div');
+    line.dataset.label = label;
+    line.style.borderColor = `rgb(${of.panel.segmentColor(label).slice(0, 3)})`;
+    const buttons = Object.entries({ first: 'First', largest: 'Largest', last: 'Last' }).map(([which, name]) => {
+      const button = document.createElement('button');
+      button.textContent = name;
+      button.title = `${name} slice of ${label}`;
+      button.onclick = () => goToSlice(segmentIndex, which);
+      return button;
+    });
+    line.append(`${label}: ${size} `, ...buttons);
+    return line;
+  }
+
+  /* Shows the `first`, `largest` or `last` slice of a label, and its middle there in the other planes. Returns whether
+     the label has a voxel at all. */
+  function goToSlice(segmentIndex, which) {
+    const { voxelManager, dimensions, imageData } = labelmap();
+    const found = sam3dSlices.landmarks(voxelManager.getCompleteScalarDataArray(), dimensions, segmentIndex);
+    if (found) {
+      const place = imageData.indexToWorld(found[which]);
+      window.services.cornerstoneViewportService.getRenderingEngine().getViewports()
+        .filter(({ jumpToWorld }) => jumpToWorld)
+        .forEach((viewport) => viewport.jumpToWorld(place));
+      renderAll();
+    }
+    return Boolean(found);
+  }
+
+  function goToLargest(of) {
+    const segment = chooseSegment(of);
+    if (!segment || !goToSlice(segment.segmentIndex, 'largest')) {
+      say(of, `${segment ? segment.label : 'The label'} has no voxel to go to`, 'failed');
+    }
+  }
+
+  /* A viewport that comes later, with another layout, has the viewer's own colours. */
+  function keepColours(of) {
+    const { color } = window.cornerstoneTools.segmentation.config;
+    for (const viewport of window.services.viewportGridService.getState().viewports.keys()) {
+      segments().forEach(({ label, segmentIndex }) => {
+        const wanted = of.panel.segmentColor(label);
+        const shown = color.getSegmentIndexColor(viewport, SEGMENTATION, segmentIndex);
+        if (shown && shown.join() !== wanted.join()) {
+          color.setSegmentIndexColor(viewport, SEGMENTATION, segmentIndex, wanted);
+        }
+      });
+    }
+  }
+
+  /* Masks as lines, under which the image can be seen, or filled; kept for the next case. */
+  function showOutlines(of, areLines) {
+    window.localStorage.setItem(OUTLINES, areLines ? 'yes' : '');
+    of.bar.querySelector('#sam3d-outline').setAttribute('aria-pressed', areLines);
+    const { config, triggerSegmentationEvents } = window.cornerstoneTools.segmentation;
+    config.style.setStyle({ type: LABELMAP }, { renderFill: !areLines, renderOutline: true });
+    for (const viewport of window.services.viewportGridService.getState().viewports.keys()) {
+      triggerSegmentationEvents.triggerSegmentationRepresentationModified(viewport, SEGMENTATION, LABELMAP);
+    }
+  }
+
+  function areOutlined() {
+    return Boolean(window.localStorage.getItem(OUTLINES));
   }
 
   function showMasks(of, areShown) {
     of.areMasksHidden = !areShown;
     const { visibility } = window.cornerstoneTools.segmentation.config;
-    const type = window.cornerstoneTools.Enums.SegmentationRepresentations.Labelmap;
     for (const viewport of window.services.viewportGridService.getState().viewports.keys()) {
-      visibility.setSegmentationRepresentationVisibility(viewport, { segmentationId: SEGMENTATION, type }, areShown);
+      visibility.setSegmentationRepresentationVisibility(viewport, { segmentationId: SEGMENTATION, type: LABELMAP }, areShown);
     }
   }
 
@@ -998,7 +1066,7 @@
      gets the labelmap as it is on the screen. */
   async function submit(of) {
     const shown = new Uint8Array(labelmap().voxelManager.getCompleteScalarDataArray());
-    const { data, labelInfo } = compacted(shown);
+    const { data, labelInfo } = compacted(of, shown);
     if (!labelInfo.length) {
       say(of, 'There is nothing to submit: no label has a voxel', 'failed');
       return;
@@ -1034,21 +1102,15 @@
   }
 
   /* The labelmap with the segments that have voxels numbered 1, 2, ..., as the server reads `label_info`. */
-  function compacted(shown) {
+  function compacted(of, shown) {
     const counts = sam3dReplies.count(shown);
     const present = segments().filter(({ segmentIndex }) => counts[segmentIndex] > 0);
     const value = new Uint8Array(256);
     const labelInfo = present.map(({ label, segmentIndex }, index) => {
       value[segmentIndex] = index + 1;
-      return { name: label, description: label, idx: index + 1, color: colorOf(segmentIndex) };
+      return { name: label, description: label, idx: index + 1, color: of.panel.segmentColor(label) };
     });
     return { data: shown.map((segment) => value[segment]), labelInfo };
-  }
-
-  function colorOf(segmentIndex) {
-    const { activeViewportId } = window.services.viewportGridService.getState();
-    const { color } = window.cornerstoneTools.segmentation.config;
-    return Array.from(color.getSegmentIndexColor(activeViewportId, SEGMENTATION, segmentIndex));
   }
 
   // ------------------------------------------------------------------ training
@@ -1118,6 +1180,8 @@
       undo: () => undo(of),
       redo: () => redo(of),
       masks: () => showMasks(of, of.areMasksHidden),
+      outline: () => showOutlines(of, !areOutlined()),
+      largest: () => goToLargest(of),
       submit: () => of.isRunning || submit(of),
       next: () => of.isRunning || goToNextCase(of),
       help: () => showKeys(),
@@ -1208,6 +1272,7 @@
       <button id="sam3d-undo" data-needs-rest>Undo</button>
       <button id="sam3d-redo" data-needs-rest>Redo</button>
       <button id="sam3d-submit" data-needs-rest>Submit label</button>
+      <button id="sam3d-outline">Outlines</button>
       <label><input id="sam3d-at-once" type="checkbox" checked> Answer every click</label>
       <div role="status"></div>
       <div id="sam3d-volumes"></div>
@@ -1217,6 +1282,7 @@
     bar.querySelector('#sam3d-undo').onclick = () => undo(of);
     bar.querySelector('#sam3d-redo').onclick = () => redo(of);
     bar.querySelector('#sam3d-submit').onclick = () => submit(of);
+    bar.querySelector('#sam3d-outline').onclick = () => showOutlines(of, !areOutlined());
     bar.querySelector('#sam3d-settings').onclick = () => {
       of.element.dataset.folded = of.element.dataset.folded !== 'true';
     };

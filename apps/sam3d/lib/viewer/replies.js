@@ -80,7 +80,13 @@ const sam3dReplies = (() => {
     return diameterMm === undefined ? volume : `${volume}, ${diameterMm.toFixed(diameterMm < 10 ? 1 : 0)} mm across`;
   }
 
-  return { readForm, readMask, readSegmentation, count, sizeSentence };
+  /* How long it took, what was found, which version of the model found it, and what the server noted. */
+  function answerSentence({ label_names: found, model_version: version, notes }, model, tookMs) {
+    const what = Object.keys(found || {}).join(', ') || 'no voxel';
+    return [`Answered in ${(tookMs / 1000).toFixed(1)} s: ${what} (${model} ${version})`, ...(notes || [])].join('. ');
+  }
+
+  return { readForm, readMask, readSegmentation, count, sizeSentence, answerSentence };
 })();
 if (typeof module !== 'undefined') {
   module.exports = sam3dReplies;

@@ -23,16 +23,8 @@ OHIF = Path(ohif.__file__).resolve().parent / "static" / "ohif"
 PAGE_SCRIPTS = tuple(
     Path(__file__).with_name(f"{name}.js")
     for name in (
-        "connection",
-        "keys",
-        "replies",
-        "strokes",
-        "training",
-        "drafts",
-        "cases",
-        "starts",
-        "case_section",
-        "page",
+        *("connection", "drafts", "keys", "palette", "replies", "slices", "starts", "strokes", "training", "cases"),
+        *("case_section", "page"),
     )
 )
 # What no page of the viewer is called.
