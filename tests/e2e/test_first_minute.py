@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,15 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from playwright.sync_api import expect
-from scipy import ndimage
 
-from film import Film
 from series import LAYOUTS, Case, write_case
 from serving import Server
 from viewer import BOX, PLANES, POINTS, SHOW, Dialogs, Viewer
 
-# Set, it names a folder for the picture of README.md.
-PICTURES = os.environ.get("E2E_PICTURES")
 COLOURS = """(viewport) => {
   const { color } = window.cornerstoneTools.segmentation.config;
   const segments = Object.values(window.services.segmentationService.getSegmentation('1').segments).filter(Boolean);
@@ -209,51 +204,6 @@ def test_a_reload_loses_nothing(opened: Viewer, case: Case) -> None:
     opened.page.reload(wait_until="domcontentloaded")
     opened.wait_until_ready(is_answered_at_once=True)
     expect(opened.volumes).to_have_count(0)
-
-
-def test_the_first_minute_is_two_presses_a_correction_and_enter(opened: Viewer, case: Case) -> None:
-    opened.give_room_to_images()
-    film = Film(opened.page)
-    voxel = case.deepest("lesion")
-    at = where(opened, case, voxel)
-    film.take(1500)
-    film.take(800, at)
-    with opened.answered():
-        opened.page.mouse.click(*at)
-    film.take(2000, at)
-    shown = opened.labelmap()["lesion"]
-    assert shown[voxel]
-
-    # Where most is wrong: a click on what is missing, or with Alt on what is too much.
-    wrong = deepest(shown ^ case.mask("lesion"))
-    at = where(opened, case, wrong)
-    film.take(1000, at)
-    if shown[wrong]:
-        opened.page.keyboard.down("Alt")
-    with opened.answered():
-        opened.page.mouse.click(*at)
-    opened.page.keyboard.up("Alt")
-    film.take(2000, at)
-    assert opened.labelmap()["lesion"][wrong] != shown[wrong]
-
-    opened.page.keyboard.press("Enter")
-    expect(opened.status).to_have_text(re.compile("^Stored: lesion"))
-    film.take(3000)
-    if PICTURES:
-        film.save(Path(PICTURES) / "first-minute.webp")
-
-
-def where(viewer: Viewer, case: Case, voxel: tuple[int, int, int]) -> tuple[float, float]:
-    """Where on the page a voxel is, once the axial viewport shows it."""
-    place = viewer.page.evaluate(SHOW, case.lps_mm(voxel))["mpr-axial"]
-    return place["x"], place["y"]
-
-
-def deepest(mask: np.ndarray) -> tuple[int, int, int]:
-    """The voxel of a mask that is farthest from its surface."""
-    depth = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1, 1:-1]
-    i, j, k = np.unravel_index(int(depth.argmax()), mask.shape)
-    return int(i), int(j), int(k)
 
 
 def test_enter_submits_and_n_goes_on(opened: Viewer, case: Case) -> None:

@@ -193,12 +193,11 @@ class Viewer:
         place = self.page.evaluate(SHOW, list(lps_mm))[f"mpr-{plane}"]
         self._click(place["x"], place["y"])
 
-    def press_at(self, lps_mm: Sequence[float], plane: str = "axial") -> list[Run]:
+    def press_at(self, lps_mm: Sequence[float], plane: str = "axial") -> None:
         """One press of the mouse at a place in the patient, which is answered at once."""
         place = self.page.evaluate(SHOW, list(lps_mm))[f"mpr-{plane}"]
-        with self.answered() as answers:
+        with self.answered():
             self.page.mouse.click(place["x"], place["y"])
-        return answers
 
     def click_in(self, plane: str, across: float, down: float) -> None:
         """A click in fractions of a viewport's width and height, on the slice that it shows."""

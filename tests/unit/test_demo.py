@@ -105,6 +105,13 @@ def test_the_command_named_posts_the_click_of_the_first_study(tmp_path: Path) ->
     assert "/ohif/" not in text
 
 
+def test_the_first_address_opens_the_first_study_ready_for_a_click(tmp_path: Path) -> None:
+    targets = tuple(Target(f"1.2.{number}", "abdomen", (3, 4, 5), f"1.{number}") for number in (7, 8))
+    text = demo.instructions("http://127.0.0.1:8123", Demo(tmp_path, True, targets))
+    opened = [line.split()[1] for line in text.splitlines() if line.startswith("Open")]
+    assert opened[0] == "http://127.0.0.1:8123/ohif/monai-label?StudyInstanceUIDs=1.7"
+
+
 def test_without_demo_studies_no_click_is_named(tmp_path: Path) -> None:
     text = demo.instructions("http://127.0.0.1:8123", Demo(tmp_path, True))
     assert "http://127.0.0.1:8123/ohif/" in text

@@ -26,8 +26,9 @@ from lib.synthesis.phantoms import Phantom, make_phantom, suggested_click
 HOST = "127.0.0.1"
 CLICKS_FILE = "demo_clicks.json"  # beside the studies, which are what the servers look at
 POLL_S = 0.2
-# Spacing and size are those of `make_phantom`; the axes lie as scanners lay them, instances in three orders.
-DEMO_SERIES = ((8, "LPS", "ascending"), (9, "LPS", "descending"), (10, "RPS", "shuffled"))
+# Spacing and size are those of `make_phantom`; the axes lie as scanners lay them, instances in three orders. The first
+# one's lesion is found by one click.
+DEMO_SERIES = ((9, "LPS", "ascending"), (8, "LPS", "descending"), (10, "RPS", "shuffled"))
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,9 @@ def free_port(preferred: int) -> int:
 def instructions(url: str, demo: Demo) -> str:
     """What to open and what to click, with a ready command for the first of the targets."""
     lines = [f"sam3d is serving {demo.folder} at {url}", ""]
+    if demo.is_dicom and demo.targets:
+        address = f"{url}/ohif/monai-label?StudyInstanceUIDs={demo.targets[0].study}"
+        lines.append(f"Open    {address}  the first study in OHIF: click on the lesion")
     if demo.is_dicom:
         lines.append(f"Open    {url}/ohif/  OHIF: a study, the mode MONAI Label, and click")
     lines += [
