@@ -128,7 +128,7 @@ def test_the_first_minute(demo: str, clone: Path, window: BrowserContext) -> Non
     seed, orientation, _ = DEMO_SERIES[0]
     phantom = make_phantom(seed, orientation=orientation)
     label_map, _ = on_dicom_grid(phantom.label_map, phantom.affine)
-    lesion = label_map == phantom.names.index("lesion") + 1
+    parts, _ = ndimage.label(label_map == phantom.names.index("lesion") + 1)
     target, *_ = json.loads((clone / "demo" / "studies" / "demo_clicks.json").read_text())
     viewer = Viewer(window.new_page(), demo.partition("/ohif/")[0])
     viewer.page.goto(demo, wait_until="domcontentloaded")
@@ -138,6 +138,7 @@ def test_the_first_minute(demo: str, clone: Path, window: BrowserContext) -> Non
     film.take(1500)
 
     voxel = tuple(target["click"])
+    lesion = parts == parts[voxel]
     at = where(viewer, voxel)
     before = viewer.coloured_pixels()
     film.take(1000, at)
@@ -171,6 +172,7 @@ def test_the_first_minute(demo: str, clone: Path, window: BrowserContext) -> Non
 
     viewer.page.keyboard.press("Enter")
     expect(viewer.status).to_have_text(re.compile("^Stored: lesion"))
+    expect(viewer.case_state).to_contain_text("Submitted by")
     film.take(3000)
     if PICTURES:
         film.save(Path(PICTURES) / "first-minute.webp")
