@@ -4,7 +4,9 @@ const assert = require('node:assert');
 const test = require('node:test');
 const { gzipSync } = require('node:zlib');
 
-const { answerSentence, count, readForm, readMask, readSegmentation, sizeSentence } = require('../../apps/sam3d/lib/viewer/replies.js');
+const {
+  answerSentence, count, detailOf, readForm, readMask, readSegmentation, sentenceOf, sizeSentence,
+} = require('../../apps/sam3d/lib/viewer/replies.js');
 
 const HEADER = 'NRRD0004\ntype: unsigned char\nencoding: raw\n\n';
 const type = 'multipart/form-data; boundary=0f1e';
@@ -50,4 +52,13 @@ test('an answer says how long it took, what it found and which version of the mo
   const reply = { label_names: { lesion: 1, liver: 2 }, model_version: 'v3', notes: ['two clicks are the same'] };
   assert.equal(answerSentence(reply, 'sam3d', 449), 'Answered in 0.4 s: lesion, liver (sam3d v3). two clicks are the same');
   assert.equal(answerSentence({ model_version: 'base' }, 'sam3d', 1250), 'Answered in 1.3 s: no voxel (sam3d base)');
+});
+
+test('a failure is told in the words of the server, in whatever form they came', () => {
+  const bytes = new TextEncoder().encode('{"detail": "send fewer"}').buffer;
+  assert.equal(sentenceOf({ response: { data: bytes, status: 422 } }), 'send fewer');
+  assert.equal(sentenceOf({ response: { data: { detail: ['a'] }, status: 422 } }), '["a"]');
+  assert.equal(sentenceOf({ response: { data: '', status: 500 } }), 'The server answered 500');
+  assert.equal(sentenceOf({ message: 'Network Error' }), 'The server does not answer: Network Error');
+  assert.equal(detailOf('<html>no'), '<html>no');
 });

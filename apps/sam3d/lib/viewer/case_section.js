@@ -28,7 +28,7 @@ const sam3dCaseSection = (() => {
       <label>Your name <input data-part="name" maxlength="60" placeholder="for other annotators"></label>`;
     const part = (name) => element.querySelector(`[data-part=${name}]`);
     const button = (deed) => element.querySelector(`[data-deed=${deed}]`);
-    const section = { element, image: '', at: null, starts: [], nextLook: 0 };
+    const section = { element, image: '', at: null, starts: [], nextLook: 0, nextLookForStarts: 0 };
     part('name').value = userName();
     part('name').onchange = () => {
       window.localStorage.setItem(NAME, part('name').value.trim());
@@ -42,8 +42,8 @@ const sam3dCaseSection = (() => {
       }
     };
     button('review_next').onclick = goToNext;
-    part('start').onpointerenter = lookForStarts; // a draft may have been made since, or a SEG stored
-    part('start').onfocus = lookForStarts;
+    // A draft may have been made since, or a SEG stored.
+    part('start').onpointerenter = part('start').onfocus = () => Date.now() < section.nextLookForStarts || lookForStarts();
     part('start').onchange = () => {
       const start = section.starts[part('start').value];
       part('start').value = '';
@@ -94,6 +94,7 @@ const sam3dCaseSection = (() => {
 
     async function lookForStarts() {
       const { image } = section;
+      section.nextLookForStarts = Date.now() + LOOK_MS;
       const reply = await fetch(address('starts')).catch(() => null);
       if (reply && reply.ok && section.image === image) {
         showStarts(await reply.json());

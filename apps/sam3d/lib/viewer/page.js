@@ -8,10 +8,8 @@
   'use strict';
 
   const PROBE = 'ProbeMONAILabel'; // the tool whose annotations are the clicks
-  const SEGMENTATION = '1'; // the id of the panel's only labelmap
-  const LABELMAP = 'Labelmap'; // as the viewer calls what a segmentation is shown as
+  const { SEGMENTATION, announceChange, copyOfLabelmap, goToSlice, labelmap, renderAll, segments } = sam3dLabelmap;
   const BACKGROUND = 'background';
-  const ERASED = 255; // in what is sent of brushes: no label
   const TOOL_GROUPS = ['default', 'mpr'];
   const OPAQUE = 255;
   const PRIMARY = 1; // the left mouse button
@@ -43,40 +41,6 @@
   /* OHIF takes http://<host>:8000/ for the server on whatever port the page came from, keeps the last address in a
      cookie that all ports of a host share, and goes blank on a malformed one. */
   document.cookie = `MONAILABEL_SERVER_URL=${encodeURIComponent(SERVER)};path=/ohif`;
-
-  /* The viewer's figures are white on white; and a panel longer than the window has no scroll bar, but the focus on what
-     is below moves the whole page, images and all, with no way back. */
-  const style = document.createElement('style');
-  style.textContent = `
-    .monaiLabelPanel { position: relative; overflow-y: auto; scrollbar-width: thin; }
-    .monaiLabelPanel .w3-container { color: #000; }
-    .monaiLabelPanel[data-folded=true] > :not(.tabs, #sam3d-bar) { display: none; }
-    .monaiLabelPanel .tabs { display: flex; flex-direction: column; }
-    .monaiLabelPanel .tabs > .tab { flex-shrink: 0; }
-    .monaiLabelPanel [data-sam3d-first] { order: -1; }
-    .monaiLabelPanel [data-sam3d-first] tbody { counter-reset: label -1; }
-    .monaiLabelPanel [data-sam3d-first] .clickable-row { counter-increment: label; cursor: pointer; }
-    .monaiLabelPanel [data-sam3d-first] .clickable-row:nth-child(n + 2):nth-child(-n + 10) td:last-child::after { content: counter(label); float: right; opacity: .7; }
-    #sam3d-bar { position: sticky; top: 0; z-index: 1; background: #000; margin: 8px 4px; padding: 6px; border: 1px solid #3a3f99; border-radius: 4px; color: #fff; font-size: 13px; }
-    #sam3d-bar button { margin: 2px; padding: 3px 8px; border: 1px solid #5acce6; border-radius: 4px; }
-    #sam3d-bar button:disabled { opacity: .4; }
-    #sam3d-bar label { display: block; margin: 2px; }
-    #sam3d-bar button[aria-pressed=true] { background: #348cfd; }
-    #sam3d-bar [role=status] { min-height: 2.6em; margin-top: 4px; overflow-wrap: anywhere; }
-    #sam3d-bar[data-state=failed] [role=status] { color: #ff9a9a; }
-    #sam3d-volumes { font-variant-numeric: tabular-nums; }
-    #sam3d-volumes > div { margin: 3px 0; padding-left: 6px; border-left: 10px solid; }
-    #sam3d-volumes button { margin: 0 1px; padding: 0 5px; font-size: 12px; }
-    #sam3d-training { color: #a0a8ff; overflow-wrap: anywhere; }
-    #sam3d-case { margin: 4px 0; padding: 4px 0; border-top: 1px solid #3a3f99; border-bottom: 1px solid #3a3f99; overflow-wrap: anywhere; }
-    #sam3d-case [data-part=others] { color: #ffd27a; }
-    #sam3d-case input, #sam3d-case select { width: 11em; padding: 1px 4px; border: 1px solid #3a3f99; border-radius: 4px; background: #000; color: #fff; }
-    #sam3d-comment { margin: auto; padding: 12px 16px; border: 1px solid #5acce6; border-radius: 4px; background: #000; color: #fff; }
-    #sam3d-comment textarea { color: #000; }
-    #sam3d-comment button { margin: 2px; padding: 3px 8px; border: 1px solid #5acce6; border-radius: 4px; }
-    #sam3d-keys { margin: auto; padding: 12px 16px; border: 1px solid #5acce6; border-radius: 4px; background: #000; color: #fff; }
-    #sam3d-keys td { padding: 2px 16px 2px 0; }`;
-  document.head.appendChild(style);
 
   /* Who annotates, so that no two are given the same case: a name of this browser's, kept from page to page. */
   const CLIENT = window.localStorage.getItem('sam3d.client') || `ohif-${Math.random().toString(36).slice(2)}`;
@@ -282,7 +246,7 @@
       startClicking(of);
     } else if (of.bar) {
       of.section.tick();
-      keepColours(of);
+      sam3dLabelmap.keepColours(of.panel.segmentColor);
     }
     if (of.bar && Date.now() > of.nextLook && !document.hidden) {
       of.nextLook = Infinity; // until this look has ended
@@ -392,7 +356,7 @@
     const heard = async (request) => {
       of.failure = '';
       const response = await request;
-      of.failure = response.status === 200 ? '' : sentenceOf(response);
+      of.failure = response.status === 200 ? '' : sam3dReplies.sentenceOf(response);
       return response;
     };
     client.infer = (model, image, params) => {
@@ -495,24 +459,6 @@
       },
       hide: (id) => id === UNSHOWN || stock.hide(id),
     };
-  }
-
-  /* What the server said about a request that failed: axios keeps it as bytes, text or JSON, as it was asked for. */
-  function sentenceOf(failed) {
-    if (!failed.response) {
-      return `The server does not answer: ${failed.message || 'no connection'}`;
-    }
-    const { data, status } = failed.response;
-    return detailOf(data instanceof ArrayBuffer ? new TextDecoder().decode(data) : data) || `The server answered ${status}`;
-  }
-
-  function detailOf(body) {
-    try {
-      const { detail } = typeof body === 'string' ? JSON.parse(body) : body;
-      return typeof detail === 'string' ? detail : JSON.stringify(detail);
-    } catch (error) {
-      return typeof body === 'string' ? body.slice(0, 300) : '';
-    }
   }
 
   // ------------------------------------------------------------------ clicks and runs
@@ -736,39 +682,15 @@
 
   // ------------------------------------------------------------------ the labelmap
 
-  function labelmap() {
-    try {
-      return window.services.segmentationService.getLabelmapVolume(SEGMENTATION);
-    } catch (error) {
-      return null; // there is none before the panel made it
-    }
-  }
-
-  function copyOfLabelmap() {
-    return Uint8Array.from(labelmap().voxelManager.getCompleteScalarDataArray());
-  }
-
   /* Brush work since the last answer, kept with what was noted before: like clicks, all of it is sent each time, so that
      a mask that is answered anew does not take it back. */
   function noteStrokes(of) {
     const shown = copyOfLabelmap();
-    const before = of.answered && of.answered.length === shown.length ? of.answered : new Uint8Array(shown.length);
-    const strokes = of.strokes && of.strokes.length === shown.length ? of.strokes : new Uint8Array(shown.length);
-    const touched = new Set();
-    for (let i = 0; i < shown.length; i += 1) {
-      if (shown[i] !== before[i]) {
-        strokes[i] = shown[i] || ERASED;
-        touched.add(shown[i] || before[i]);
-      }
-    }
+    const ofThisSize = (list) => (list && list.length === shown.length ? list : null);
+    const { strokes, touched } = sam3dPainting.noted(shown, ofThisSize(of.answered), ofThisSize(of.strokes));
     segments().filter(({ segmentIndex }) => touched.has(segmentIndex)).forEach(({ label }) => of.stroked.add(label));
     of.strokes = of.stroked.size ? strokes : null;
     of.answered = shown;
-  }
-
-  function segments() {
-    const { segments: known } = window.services.segmentationService.getSegmentation(SEGMENTATION);
-    return Object.values(known).filter(Boolean);
   }
 
   /* The panel counts the labels that were clicked to find out which value of the mask is which, so that a visit to
@@ -791,7 +713,9 @@
     of.asked = new Set(labels.filter((label) => label in of.clicks));
     of.cleared = null;
     const meanwhile = of.answered && sam3dStrokes.difference(of.answered, shown);
-    of.answered = painted(of, meanwhile ? of.answered : shown, mask, toSegment, isReplaced);
+    const known = of.under && of.under.length === shown.length ? of.under : null;
+    const { result: answered, under } = sam3dPainting.painted(meanwhile ? of.answered : shown, mask, toSegment, isReplaced, known);
+    Object.assign(of, { answered, under });
     const result = Uint8Array.from(of.answered);
     if (meanwhile) { // painted while the server worked: the next request tells of it
       meanwhile.at.forEach((voxel, n) => { result[voxel] = meanwhile.after[n]; });
@@ -811,21 +735,6 @@
     return isClicked || (isChosen && label === of.cleared) || of.panel.state.info.data.models[model].type === 'segmentation';
   }
 
-  /* The new labelmap: `mask` on top, what it replaces gone, and what lay under that back again. */
-  function painted(of, shown, mask, toSegment, isReplaced) {
-    const under = of.under && of.under.length === shown.length ? of.under : new Uint8Array(shown.length);
-    const result = new Uint8Array(shown.length);
-    for (let i = 0; i < result.length; i += 1) {
-      const base = isReplaced[shown[i]] ? under[i] : shown[i];
-      const rest = isReplaced[base] ? 0 : base;
-      const top = toSegment[mask[i]];
-      result[i] = top || rest;
-      under[i] = top && rest !== top ? rest : 0;
-    }
-    of.under = under;
-    return result;
-  }
-
   /* A mask that there is already, in place of what is on the screen; clicks carry on from it. */
   async function startFrom(of, address, start) {
     if (!mayLeave()) {
@@ -835,7 +744,7 @@
     try {
       const reply = await fetch(address);
       if (!reply.ok) {
-        throw new Error(detailOf(await reply.text()) || `the server answered ${reply.status}`);
+        throw new Error(sam3dReplies.detailOf(await reply.text()) || `the server answered ${reply.status}`);
       }
       const { voxels, names } = await sam3dReplies.readSegmentation(new Uint8Array(await reply.arrayBuffer()));
       const volume = labelmap();
@@ -867,16 +776,6 @@
     const counts = sam3dReplies.count(start || []);
     of.start = start;
     of.started = new Set(segments().filter(({ segmentIndex }) => counts[segmentIndex]).map(({ label }) => label));
-  }
-
-  function announceChange() {
-    const { cornerstone, cornerstoneTools } = window;
-    const change = cornerstoneTools.Enums.Events.SEGMENTATION_DATA_MODIFIED;
-    cornerstone.triggerEvent(cornerstone.eventTarget, change, { segmentationId: SEGMENTATION });
-  }
-
-  function renderAll() {
-    window.services.cornerstoneViewportService.getRenderingEngine().render();
   }
 
   /* Once for a page: clicks and changes of the labelmap, whoever made them. */
@@ -938,21 +837,6 @@
     return line;
   }
 
-  /* Shows the `first`, `largest` or `last` slice of a label, and its middle there in the other planes. Returns whether
-     the label has a voxel at all. */
-  function goToSlice(segmentIndex, which) {
-    const { voxelManager, dimensions, imageData } = labelmap();
-    const found = sam3dSlices.landmarks(voxelManager.getCompleteScalarDataArray(), dimensions, segmentIndex);
-    if (found) {
-      const place = imageData.indexToWorld(found[which]);
-      window.services.cornerstoneViewportService.getRenderingEngine().getViewports()
-        .filter(({ jumpToWorld }) => jumpToWorld)
-        .forEach((viewport) => viewport.jumpToWorld(place));
-      renderAll();
-    }
-    return Boolean(found);
-  }
-
   function goToLargest(of) {
     const segment = chooseSegment(of);
     if (!segment || !goToSlice(segment.segmentIndex, 'largest')) {
@@ -960,29 +844,11 @@
     }
   }
 
-  /* A viewport that comes later, with another layout, has the viewer's own colours. */
-  function keepColours(of) {
-    const { color } = window.cornerstoneTools.segmentation.config;
-    for (const viewport of window.services.viewportGridService.getState().viewports.keys()) {
-      segments().forEach(({ label, segmentIndex }) => {
-        const wanted = of.panel.segmentColor(label);
-        const shown = color.getSegmentIndexColor(viewport, SEGMENTATION, segmentIndex);
-        if (shown && shown.join() !== wanted.join()) {
-          color.setSegmentIndexColor(viewport, SEGMENTATION, segmentIndex, wanted);
-        }
-      });
-    }
-  }
-
-  /* Masks as lines, under which the image can be seen, or filled; kept for the next case. */
+  /* Masks as lines, or filled; kept for the next case. */
   function showOutlines(of, areLines) {
     window.localStorage.setItem(OUTLINES, areLines ? 'yes' : '');
     of.bar.querySelector('#sam3d-outline').setAttribute('aria-pressed', areLines);
-    const { config, triggerSegmentationEvents } = window.cornerstoneTools.segmentation;
-    config.style.setStyle({ type: LABELMAP }, { renderFill: !areLines, renderOutline: true });
-    for (const viewport of window.services.viewportGridService.getState().viewports.keys()) {
-      triggerSegmentationEvents.triggerSegmentationRepresentationModified(viewport, SEGMENTATION, LABELMAP);
-    }
+    sam3dLabelmap.showOutlines(areLines);
   }
 
   function areOutlined() {
@@ -991,10 +857,7 @@
 
   function showMasks(of, areShown) {
     of.areMasksHidden = !areShown;
-    const { visibility } = window.cornerstoneTools.segmentation.config;
-    for (const viewport of window.services.viewportGridService.getState().viewports.keys()) {
-      visibility.setSegmentationRepresentationVisibility(viewport, { segmentationId: SEGMENTATION, type: LABELMAP }, areShown);
-    }
+    sam3dLabelmap.showMasks(areShown);
   }
 
   // ------------------------------------------------------------------ what was not submitted
@@ -1066,7 +929,9 @@
      gets the labelmap as it is on the screen. */
   async function submit(of) {
     const shown = new Uint8Array(labelmap().voxelManager.getCompleteScalarDataArray());
-    const { data, labelInfo } = compacted(of, shown);
+    const { data, present } = sam3dPainting.compacted(shown, sam3dReplies.count(shown), segments());
+    const labelInfo = present.map(({ label }, index) => (
+      { name: label, description: label, idx: index + 1, color: of.panel.segmentColor(label) }));
     if (!labelInfo.length) {
       say(of, 'There is nothing to submit: no label has a voxel', 'failed');
       return;
@@ -1077,7 +942,7 @@
       const reply = await putLabel(of, data, labelInfo);
       const body = new TextDecoder().decode(reply.body);
       if (!reply.ok) {
-        throw new Error(detailOf(body) || `the server answered ${reply.status}`);
+        throw new Error(sam3dReplies.detailOf(body) || `the server answered ${reply.status}`);
       }
       setUnsaved(of, of.changes !== changes); // brushes may have gone on meanwhile
       if (!of.isUnsaved) {
@@ -1099,18 +964,6 @@
     const address = new URL('datastore/label', SERVER);
     address.searchParams.set('image', of.series);
     return sam3dConnection.ask(address, { method: 'PUT', body: form });
-  }
-
-  /* The labelmap with the segments that have voxels numbered 1, 2, ..., as the server reads `label_info`. */
-  function compacted(of, shown) {
-    const counts = sam3dReplies.count(shown);
-    const present = segments().filter(({ segmentIndex }) => counts[segmentIndex] > 0);
-    const value = new Uint8Array(256);
-    const labelInfo = present.map(({ label, segmentIndex }, index) => {
-      value[segmentIndex] = index + 1;
-      return { name: label, description: label, idx: index + 1, color: of.panel.segmentColor(label) };
-    });
-    return { data: shown.map((segment) => value[segment]), labelInfo };
   }
 
   // ------------------------------------------------------------------ training
@@ -1184,25 +1037,9 @@
       largest: () => goToLargest(of),
       submit: () => of.isRunning || submit(of),
       next: () => of.isRunning || goToNextCase(of),
-      help: () => showKeys(),
+      help: () => sam3dKeysDialog.show(),
     };
     deeds[what]();
-  }
-
-  function showKeys() {
-    const dialog = document.createElement('dialog');
-    dialog.id = 'sam3d-keys';
-    const rows = sam3dKeys.HELP.map(([keys, meaning]) => `<tr><td><b>${keys}</b></td><td>${meaning}</td></tr>`);
-    dialog.innerHTML = `<table>${rows.join('')}</table><form method="dialog"><button>Close</button></form>`;
-    dialog.onclose = () => dialog.remove();
-    dialog.onkeydown = (event) => {
-      event.stopPropagation(); // the viewer takes Escape for its own
-      if (event.key === '?') {
-        dialog.close();
-      }
-    };
-    document.body.appendChild(dialog);
-    dialog.showModal();
   }
 
   function labelNames(of) {
@@ -1286,7 +1123,7 @@
     bar.querySelector('#sam3d-settings').onclick = () => {
       of.element.dataset.folded = of.element.dataset.folded !== 'true';
     };
-    bar.querySelector('#sam3d-help').onclick = showKeys;
+    bar.querySelector('#sam3d-help').onclick = sam3dKeysDialog.show;
     bar.querySelector('#sam3d-tools').append(...Object.keys(TOOLS).map((name) => toolButton(of, name)));
     const tabs = of.element.querySelector('.tabs');
     tabs.parentElement.insertBefore(bar, tabs);

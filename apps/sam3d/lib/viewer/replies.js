@@ -86,7 +86,25 @@ const sam3dReplies = (() => {
     return [`Answered in ${(tookMs / 1000).toFixed(1)} s: ${what} (${model} ${version})`, ...(notes || [])].join('. ');
   }
 
-  return { readForm, readMask, readSegmentation, count, sizeSentence, answerSentence };
+  /* What the server said about a request that failed: axios keeps it as bytes, text or JSON, as it was asked for. */
+  function sentenceOf(failed) {
+    if (!failed.response) {
+      return `The server does not answer: ${failed.message || 'no connection'}`;
+    }
+    const { data, status } = failed.response;
+    return detailOf(data instanceof ArrayBuffer ? new TextDecoder().decode(data) : data) || `The server answered ${status}`;
+  }
+
+  function detailOf(body) {
+    try {
+      const { detail } = typeof body === 'string' ? JSON.parse(body) : body;
+      return typeof detail === 'string' ? detail : JSON.stringify(detail);
+    } catch (error) {
+      return typeof body === 'string' ? body.slice(0, 300) : '';
+    }
+  }
+
+  return { readForm, readMask, readSegmentation, count, sizeSentence, answerSentence, sentenceOf, detailOf };
 })();
 if (typeof module !== 'undefined') {
   module.exports = sam3dReplies;

@@ -23,8 +23,8 @@ OHIF = Path(ohif.__file__).resolve().parent / "static" / "ohif"
 PAGE_SCRIPTS = tuple(
     Path(__file__).with_name(f"{name}.js")
     for name in (
-        *("connection", "drafts", "keys", "palette", "replies", "slices", "starts", "strokes", "training", "cases"),
-        *("case_section", "page"),
+        *("cases", "connection", "drafts", "keys", "painting", "palette", "replies", "slices", "starts", "strokes"),
+        *("training", "styles", "keys_dialog", "labelmap", "case_section", "page"),
     )
 )
 # What no page of the viewer is called.
