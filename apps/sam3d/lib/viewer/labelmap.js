@@ -51,20 +51,6 @@ const sam3dLabelmap = (() => {
     return [...window.services.viewportGridService.getState().viewports.keys()];
   }
 
-  /* A viewport that comes later, with another layout, has the viewer's own colours. `colourOf` gives a label's RGBA. */
-  function keepColours(colourOf) {
-    const { color } = window.cornerstoneTools.segmentation.config;
-    for (const viewport of viewports()) {
-      segments().forEach(({ label, segmentIndex }) => {
-        const wanted = colourOf(label);
-        const shown = color.getSegmentIndexColor(viewport, SEGMENTATION, segmentIndex);
-        if (shown && shown.join() !== wanted.join()) {
-          color.setSegmentIndexColor(viewport, SEGMENTATION, segmentIndex, wanted);
-        }
-      });
-    }
-  }
-
   /* Masks as lines, under which the image can be seen, or filled. */
   function showOutlines(areLines) {
     const { config, triggerSegmentationEvents } = window.cornerstoneTools.segmentation;
@@ -79,7 +65,5 @@ const sam3dLabelmap = (() => {
       visibility.setSegmentationRepresentationVisibility(viewport, { segmentationId: SEGMENTATION, type: LABELMAP }, areShown)));
   }
 
-  return {
-    SEGMENTATION, announceChange, copyOfLabelmap, goToSlice, keepColours, labelmap, renderAll, segments, showMasks, showOutlines,
-  };
+  return { SEGMENTATION, announceChange, copyOfLabelmap, goToSlice, labelmap, renderAll, segments, showMasks, showOutlines };
 })();

@@ -246,7 +246,6 @@
       startClicking(of);
     } else if (of.bar) {
       of.section.tick();
-      sam3dLabelmap.keepColours(of.panel.segmentColor);
     }
     if (of.bar && Date.now() > of.nextLook && !document.hidden) {
       of.nextLook = Infinity; // until this look has ended
