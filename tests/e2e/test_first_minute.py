@@ -257,3 +257,40 @@ def axial_slice(viewer: Viewer, case: Case) -> int:
     """The slice of the series on which the axial viewport's camera is."""
     x, y, z = viewer.page.evaluate(FOCUS, "mpr-axial")
     return round(float(np.linalg.solve(case.affine, (-x, -y, z, 1.0))[2]))
+
+
+def test_a_brush_is_as_wide_as_it_is_set(opened: Viewer) -> None:
+    page, slider = opened.page, opened.page.locator("#sam3d-brush")
+    page.keyboard.press("b")
+    painted = []
+    for radius_mm in ("2", "8"):
+        slider.fill(radius_mm)
+        expect(opened.bar.locator("#sam3d-brush + span")).to_have_text(f"{radius_mm} mm")
+        opened.drag_in("axial", (0.35, 0.55), (0.4, 0.55))
+        painted.append(int(opened.labelmap()["lesion"].sum()))
+        page.keyboard.press("Control+z")
+        expect(opened.status).to_have_text("Stroke taken back")
+    assert painted[0] > 0
+    assert painted[1] > 2 * painted[0]
+    page.keyboard.press("s")
+    page.keyboard.press("w")
+    page.keyboard.press("w")
+    expect(opened.bar.locator("#sam3d-brush + span")).to_have_text("9 mm")
+
+
+SHOWN = "() => window.services.viewportGridService.getState().viewports.size"
+
+
+def test_one_view_becomes_large_and_all_three_come_back(opened: Viewer, case: Case) -> None:
+    page = opened.page
+    press(opened, case, case.deepest("lesion"), "axial")
+    width = page.evaluate(BOX, "mpr-axial")["width"]
+    page.keyboard.press("f")
+    page.wait_for_function(f"({SHOWN})() === 1")
+    page.wait_for_function(f"(width) => ({BOX})('mpr-axial').width > 2 * width", arg=width)
+    large = opened.coloured_pixels()
+    assert large > 0
+    page.keyboard.press("f")
+    page.wait_for_function(f"({SHOWN})() === 3")
+    assert opened.labelmap()["lesion"].any()
+    press(opened, case, case.deepest("liver"), "coronal")  # and clicks go on

@@ -27,6 +27,9 @@ test('letters are those that are printed', () => {
   assert.equal(press('KeyE', 'E'), 'eraser');
   assert.equal(press('KeyO', 'o'), 'outline');
   assert.equal(press('KeyG', 'g'), 'largest');
+  assert.equal(press('KeyF', 'f'), 'layout');
+  assert.equal(press('KeyS', 's'), 'narrower');
+  assert.equal(press('KeyZ', 'w'), 'wider'); // French
 });
 
 test('keys with Alt, and those of the viewer, are not ours', () => {

@@ -3,17 +3,19 @@
 const sam3dKeys = (() => {
   'use strict';
 
-  const LETTERS = { b: 'brush', e: 'eraser', c: 'click', n: 'next', o: 'outline', g: 'largest' };
+  const LETTERS = { b: 'brush', e: 'eraser', c: 'click', n: 'next', o: 'outline', g: 'largest', f: 'layout', s: 'narrower', w: 'wider' };
   const HELP = [
     ['1 … 9', 'choose a label'],
     ['C', 'click'],
     ['Alt + click', 'background: this is not it'],
     ['B, E', 'brush, eraser'],
+    ['S, W', 'a smaller brush, a wider one'],
     ['Ctrl + Z', 'take a click or a stroke back'],
     ['Ctrl + Shift + Z', 'make it again'],
     ['Space', 'hide the masks, show them'],
     ['O', 'masks as outlines, or filled'],
     ['G', 'go to the largest slice of the label'],
+    ['F', 'one large view, all three'],
     ['Enter', 'submit the label'],
     ['N', 'next case'],
     ['?', 'these keys'],

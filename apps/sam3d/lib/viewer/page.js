@@ -24,6 +24,8 @@
   const REASON = 'sam3d.reason'; // why the next case is the next, for its page to say
   const DROPPED = 'sam3d.dropped'; // when which drafts were done with
   const OUTLINES = 'sam3d.outlines'; // whether masks are lines
+  const BRUSH = 'sam3d.brush'; // the radius of brushes in mm
+  const [NARROWEST_MM, USUAL_MM, WIDEST_MM] = [1, 7, 40];
   const HINT = 'Click on it in an image. Alt + click: this is not it. ? shows the keys';
   const TRAINING_BEGINS = 'Training begins';
   const STROKE_ENDS_MS = 600; // the viewer waits so long for a second press before it paints by the first
@@ -1021,7 +1023,7 @@
 
   function act(of, action, isRepeat) {
     const [what, number] = action.split(' ');
-    if (isRepeat && !['undo', 'redo'].includes(what)) {
+    if (isRepeat && !['undo', 'redo', 'narrower', 'wider'].includes(what)) {
       return;
     }
     const deeds = {
@@ -1034,6 +1036,9 @@
       masks: () => showMasks(of, of.areMasksHidden),
       outline: () => showOutlines(of, !areOutlined()),
       largest: () => goToLargest(of),
+      layout: () => window.commandsManager.runCommand('toggleOneUp'),
+      narrower: () => setBrush(of, brushMm() - 1),
+      wider: () => setBrush(of, brushMm() + 1),
       submit: () => of.isRunning || submit(of),
       next: () => of.isRunning || goToNextCase(of),
       help: () => sam3dKeysDialog.show(),
@@ -1109,6 +1114,7 @@
       <button id="sam3d-redo" data-needs-rest>Redo</button>
       <button id="sam3d-submit" data-needs-rest>Submit label</button>
       <button id="sam3d-outline">Outlines</button>
+      <label>Brush <input id="sam3d-brush" type="range" min="${NARROWEST_MM}" max="${WIDEST_MM}"> <span></span></label>
       <label><input id="sam3d-at-once" type="checkbox" checked> Answer every click</label>
       <div role="status"></div>
       <div id="sam3d-volumes"></div>
@@ -1123,10 +1129,14 @@
       of.element.dataset.folded = of.element.dataset.folded !== 'true';
     };
     bar.querySelector('#sam3d-help').onclick = sam3dKeysDialog.show;
+    const slider = bar.querySelector('#sam3d-brush');
+    slider.oninput = () => setBrush(of, Number(slider.value));
+    slider.onchange = () => slider.blur(); // keys are meant for the images again
     bar.querySelector('#sam3d-tools').append(...Object.keys(TOOLS).map((name) => toolButton(of, name)));
     const tabs = of.element.querySelector('.tabs');
     tabs.parentElement.insertBefore(bar, tabs);
     of.bar = bar;
+    setBrush(of, brushMm());
     of.section = sam3dCaseSection.make({
       server: SERVER,
       client: CLIENT,
@@ -1137,6 +1147,22 @@
     of.section.follow(of.series);
     bar.querySelector('#sam3d-volumes').after(of.section.element);
     return bar;
+  }
+
+  /* The radius of brushes, kept for the next case. */
+  function brushMm() {
+    return Number(window.localStorage.getItem(BRUSH)) || USUAL_MM;
+  }
+
+  /* The viewer's brushes are one width, wider than many lesions, and nothing on its page changes that. */
+  function setBrush(of, radiusMm) {
+    const radius = Math.min(Math.max(radiusMm, NARROWEST_MM), WIDEST_MM);
+    const { setBrushSizeForToolGroup } = window.cornerstoneTools.utilities.segmentation;
+    TOOL_GROUPS.filter((id) => window.services.toolGroupService.getToolGroup(id))
+      .forEach((id) => setBrushSizeForToolGroup(id, radius));
+    window.localStorage.setItem(BRUSH, radius);
+    of.bar.querySelector('#sam3d-brush').value = radius;
+    of.bar.querySelector('#sam3d-brush + span').textContent = `${radius} mm`;
   }
 
   /* The brushes belong to the mode's tools, but no button of it leads to them. They paint the label that is chosen. */
