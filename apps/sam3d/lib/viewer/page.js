@@ -25,7 +25,8 @@
   const DROPPED = 'sam3d.dropped'; // when which drafts were done with
   const OUTLINES = 'sam3d.outlines'; // whether masks are lines
   const BRUSH = 'sam3d.brush'; // the radius of brushes in mm
-  const [NARROWEST_MM, USUAL_MM, WIDEST_MM] = [1, 7, 40];
+  const BRUSHES_OF = 'mpr'; // the tool group whose brushes paint
+  const [NARROWEST_MM, WIDEST_MM] = [1, 50];
   const HINT = 'Click on it in an image. Alt + click: this is not it. ? shows the keys';
   const TRAINING_BEGINS = 'Training begins';
   const STROKE_ENDS_MS = 600; // the viewer waits so long for a second press before it paints by the first
@@ -1149,9 +1150,10 @@
     return bar;
   }
 
-  /* The radius of brushes, kept for the next case. */
+  /* The radius of brushes, kept for the next case; at first the viewer's own. */
   function brushMm() {
-    return Number(window.localStorage.getItem(BRUSH)) || USUAL_MM;
+    const { getBrushSizeForToolGroup } = window.cornerstoneTools.utilities.segmentation;
+    return Number(window.localStorage.getItem(BRUSH)) || Math.round(getBrushSizeForToolGroup(BRUSHES_OF));
   }
 
   /* The viewer's brushes are one width, wider than many lesions, and nothing on its page changes that. */
