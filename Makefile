@@ -26,7 +26,7 @@ types: setup ## mypy
 	mypy
 
 test: lint types ## what is checked without a browser: lint, types, all tests but those (JOBS=2 at a time)
-	OMP_NUM_THREADS=1 python -m pytest --ignore=tests/e2e -n $(JOBS) --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 python -m pytest --ignore=tests/e2e -n $(JOBS) --dist loadfile
 
 test-fast: setup ## the tests that take seconds and start no server
 	python -m pytest -m "not slow and not app and not e2e and not data and not gpu"
