@@ -109,9 +109,14 @@ def test_a_label_that_cannot_be_stored_stays_unsaved_and_says_why(viewer: Viewer
     viewer.choose("lesion")
     viewer.click_at(case.lps_mm(case.deepest("lesion")))
     viewer.run()
-    viewer.page.route("**/datastore/label**", lambda route: route.abort())
-    assert viewer.submit().startswith("Not stored: ")
-    assert viewer.bar.get_attribute("data-unsaved") == "true"
-    viewer.page.unroute("**/datastore/label**")
+    full = {"status": 507, "json": {"detail": "the disk is full"}}
+    for fail, said in (
+        (lambda route: route.fulfill(**full), "Not stored: the disk is full"),
+        (lambda route: route.abort(), "The server does not answer: the label may not be stored"),
+    ):
+        viewer.page.route("**/datastore/label**", fail)
+        assert viewer.submit().startswith(said)
+        assert viewer.bar.get_attribute("data-unsaved") == "true"
+        viewer.page.unroute("**/datastore/label**")
     assert viewer.submit().startswith("Stored: lesion")
     assert viewer.bar.get_attribute("data-unsaved") == "false"
