@@ -21,10 +21,11 @@ from monailabel.datastore.dicom import DICOMWebDatastore
 from monailabel.interfaces.datastore import Datastore
 
 from lib.datastore.archive import ArchiveDatastore
+from lib.datastore.listed import ListedFolder
 from lib.errors import Sam3DError
 from lib.images.volumes import file_stamp, open_volume
 from lib.infers.failures import as_answers
-from lib.infers.images import find_image
+from lib.infers.images import stored_path
 from lib.infers.model import BackgroundNetwork, SharedPredictor
 from lib.infers.turns import Interrupted
 from lib.scoring.calibration import Calibration, load
@@ -153,6 +154,7 @@ class BackgroundScoring:
         known = set(images) - {image for image, _ in due}
         failed = {image: key for image, key in self._progress.problems.items() if image in known}
         self._progress = Progress(len(known) - len(failed), len(images), network.version, bool(due), failed)
+        looked = time.monotonic()
         for number, (image, key) in enumerate(due, start=1):
             start = time.monotonic()
             self._score(image, key, datastore, network)
@@ -160,9 +162,14 @@ class BackgroundScoring:
                 self._pool.settle(len(datastore.get_labeled_images()))
             if self._asked_to_stop.wait((time.monotonic() - start) * (1 / share - 1)):
                 raise Interrupted
-            if self._model.served_name != network.version or datastore.list_images() != listed:
+            if self._model.served_name != network.version:
                 return False
-        return True
+            # Not after each score: a list of a hundred thousand images takes longer than one.
+            if time.monotonic() - looked >= LOOK_S:
+                if datastore.list_images() != listed:
+                    return False
+                looked = time.monotonic()
+        return not due or datastore.list_images() == listed
 
     def _due(
         self, images: Sequence[str], labelled: set[str], datastore: Datastore, network: BackgroundNetwork
@@ -185,7 +192,7 @@ class BackgroundScoring:
         try:
             with as_answers():
                 limit = self._model.settings.scoring.score_memory_mib * 2**20
-                volume = open_volume(find_image(image, datastore, ()), limit)
+                volume = open_volume(stored_path(image, datastore), limit)
                 found = score_volume(network, network.card, volume, self._settings, self._calibration)
         except HTTPException as refusal:
             logger.warning("%s is not scored: %s", image, refusal.detail)
@@ -201,16 +208,17 @@ class BackgroundScoring:
 
 def image_reference(image: str, datastore: Datastore) -> str:
     """What names the content of an image without opening it: a series by its UID, a file by its state on disk."""
-    if isinstance(datastore, ArchiveDatastore):
+    if isinstance(datastore, ListedFolder):
         return datastore.reference(image)
     if isinstance(datastore, DICOMWebDatastore):
         return f"series {image}"
     return json.dumps(file_stamp(Path(datastore.get_image_uri(image))), default=str)
 
 
-def scores_folder(model_folder: Path, studies: str) -> Path:
-    """Where the scores of one server's images are kept: ids of other studies may be the same."""
-    return model_folder / "scores" / sha256(studies.encode(errors="surrogatepass")).hexdigest()[:16]
+def scores_folder(model_folder: Path, identity: str) -> Path:
+    """Where the scores of one server's images are kept, by what names its studies (lib.datastore.identity): ids of
+    other studies may be the same."""
+    return model_folder / "scores" / sha256(identity.encode(errors="surrogatepass")).hexdigest()[:16]
 
 
 def known_pool(store: ScoreStore) -> Pool:
