@@ -6,14 +6,14 @@ STUDIES ?= demo/studies
 JOBS ?= 2
 # In front of PATH: the server calls `python` and `itkimage2segimage` by name.
 export PATH := $(abspath $(VENV))/bin:$(PATH)
-export VENV PYTHON CPU
+export VENV PYTHON CPU CLUSTER
 .DEFAULT_GOAL := help
 .PHONY: help setup format lint types test test-fast e2e demo bench lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
 
-setup: ## make .venv and install the locked packages (CPU=1: PyTorch's CPU build)
+setup: ## make .venv and install the locked packages (CPU=1: PyTorch's CPU build; CLUSTER=1: for several machines)
 	@requirements/install.sh
 
 format: setup ## rewrite the code as the linter wants it

@@ -3,6 +3,7 @@
 #   VENV    the environment's folder (default: .venv in the project)
 #   PYTHON  the interpreter to make it with (default: the first of Python 3.10 to 3.12 found)
 #   CPU=1   put PyTorch's CPU builds in place of the default ones; pip must be told where they are, see CONTRIBUTING.md
+#   CLUSTER=1  add what work over several machines needs, see docs/cluster.md; it stays until the environment is made anew
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -38,9 +39,25 @@ install_launcher() {
     cmp -s "$here/monailabel" "$venv/bin/monailabel" || cp "$here/monailabel" "$venv/bin/monailabel"
 }
 
+# The locks are complete, so pip has nothing to resolve. Bytecode is compiled when a module is first imported.
+install() {
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-input --no-compile --no-deps "$@"
+}
+locked=(--require-hashes --only-binary :all:)
+
+add_cluster() {
+    local stamp
+    stamp=$(sha256sum <"$here/cluster.lock")
+    [ "${CLUSTER:-0}" = 1 ] && [ "$(cat "$venv/.cluster" 2>/dev/null)" != "$stamp" ] || return 0
+    install "${locked[@]}" -r "$here/cluster.lock"
+    "$venv/bin/python" -m pip check --disable-pip-version-check
+    echo "$stamp" >"$venv/.cluster"
+}
+
 stamp="cpu=${CPU:-0} $(cat "$here"/{torch,packages,source}.lock | sha256sum)"
 if [ "$(cat "$venv/.installed" 2>/dev/null)" = "$stamp" ] && fits "$venv/bin/python"; then
     install_launcher
+    add_cluster
     exit 0
 fi
 
@@ -54,11 +71,6 @@ echo "Setting up $venv with $("$python" --version): a few minutes and about 8 GB
     fail "$python cannot make a virtual environment: on Debian and Ubuntu, install the package python3-venv."
 : >"$venv/.installed"
 
-# The locks are complete, so pip has nothing to resolve. Bytecode is compiled when a module is first imported.
-install() {
-    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-input --no-compile --no-deps "$@"
-}
-locked=(--require-hashes --only-binary :all:)
 if [ "${CPU:-0}" = 1 ]; then
     # torchvision too: the default build loads no library of torch's CPU build, and does not import.
     mapfile -t builds < <(sed -nE 's/^(torch|torchvision)==([0-9.]+).*/\1==\2+cpu/p' "$here/torch.lock")
@@ -73,3 +85,4 @@ SAM2_BUILD_CUDA=0 install --require-hashes --no-build-isolation --use-pep517 -r 
 "$venv/bin/python" -m pip check --disable-pip-version-check
 install_launcher
 echo "$stamp" >"$venv/.installed"
+add_cluster

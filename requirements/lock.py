@@ -3,6 +3,7 @@
 torch.lock      torch and torchvision with the CUDA libraries, which a CPU-only set-up replaces
 packages.lock   every other package that is published as a wheel
 source.lock     the few that are published as source only, and are built here
+cluster.lock    what the extra `cluster` brings beside all of these
 
 Every line is pinned by version and hash, for Python 3.10 to 3.12 on Linux x86-64, and names no index.
 """
@@ -25,15 +26,19 @@ ALWAYS = {
 TORCH = re.compile(r"(torch|torchvision|triton|nvidia-.*|cuda-.*)$")
 
 
-def resolve(folder: Path) -> tuple[str, str]:
-    """Resolve the project in `folder` with the public registry alone: (requirements text, uv.lock text)."""
+def resolve(folder: Path) -> tuple[str, str, str]:
+    """Resolve the project in `folder` with the public registry alone: requirements without the extra and with it, and
+    the uv.lock, all as texts."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("UV_", "PIP_"))}
     folder.joinpath("pyproject.toml").write_bytes(PROJECT.joinpath("pyproject.toml").read_bytes())
     uv = ["uv", "--no-config", "--quiet", "--directory", str(folder)]
     subprocess.run([*uv, "lock"], env=clean, check=True)
     export = [*uv, "export", "--frozen", "--all-groups", "--no-emit-project", "--no-annotate", "--no-header"]
-    done = subprocess.run(export, env=clean, check=True, stdout=subprocess.PIPE, text=True)
-    return done.stdout, folder.joinpath("uv.lock").read_text()
+    plain, extended = (
+        subprocess.run([*export, *extra], env=clean, check=True, stdout=subprocess.PIPE, text=True).stdout
+        for extra in ([], ["--extra", "cluster"])
+    )
+    return plain, extended, folder.joinpath("uv.lock").read_text()
 
 
 def source_only(uv_lock: str) -> set[str]:
@@ -67,12 +72,18 @@ def entries(requirements: str) -> dict[str, list[str]]:
 def main() -> None:
     """Resolve, split and write."""
     with tempfile.TemporaryDirectory() as folder:
-        requirements, uv_lock = resolve(Path(folder))
-    source = source_only(uv_lock)
-    files: dict[str, list[str]] = {"torch.lock": [], "packages.lock": [], "source.lock": []}
-    for name, lines in entries(requirements).items():
+        requirements, extended, uv_lock = resolve(Path(folder))
+    source, always = source_only(uv_lock), entries(requirements)
+    files: dict[str, list[str]] = {"torch.lock": [], "packages.lock": [], "source.lock": [], "cluster.lock": []}
+    for name, lines in always.items():
         file = "torch.lock" if TORCH.match(name) else "source.lock" if name in source else "packages.lock"
         files[file] += lines
+    for name, lines in entries(extended).items():
+        if name in always:
+            # One environment holds both, so the extra may not move what everybody installs.
+            assert lines == always[name], f"the extra `cluster` asks for another {name} than the rest"
+        else:
+            files["cluster.lock"] += lines
     for file, lines in files.items():
         HERE.joinpath(file).write_text("# Written by `make lock`. Do not edit.\n" + "\n".join(lines) + "\n")
         print(f"{file}: {len(lines)} pins")

@@ -25,7 +25,9 @@ from lib.commands import (
     pretrain,
     restore,
     rollback,
+    scheduler,
     update,
+    worker,
 )
 from lib.errors import Sam3DError
 
@@ -44,6 +46,8 @@ COMMANDS: Mapping[str, ModuleType] = {
     "restore": restore,
     "demo": demo,
     "dicomweb": dicomweb,
+    "scheduler": scheduler,
+    "worker": worker,
 }
 
 

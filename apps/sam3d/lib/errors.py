@@ -10,6 +10,7 @@ Sam3DError
  ├── GeometryError   a box, grid or affine outside what it is used on
  ├── WeightsError    a checkpoint that is missing, damaged, unsafe or made for another network
  ├── TrainingError   labelled cases or a machine that no training can be done with
+ ├── ClusterError    other machines that are not there, or not fit to work with this one
  └── BackupError     a backup that cannot be made, or put back
 """
 
@@ -52,6 +53,10 @@ class WeightsError(Sam3DError):
 
 class BackupError(Sam3DError):
     """A backup is damaged, or is in the way of what is there."""
+
+
+class ClusterError(Sam3DError):
+    """Other machines are away, unfit, or asked for what they cannot do."""
 
 
 class TrainingError(Sam3DError):

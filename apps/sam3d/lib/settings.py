@@ -200,6 +200,19 @@ class ScoringSettings:
 
 
 @dataclass(frozen=True)
+class ClusterSettings:
+    """Other machines that work for this one: a scheduler's address, and the PEM files that prove who one is."""
+
+    # Empty: all work is done here.
+    cluster: str = ""
+    cluster_ca: Path | None = None
+    cluster_cert: Path | None = None
+    cluster_key: Path | None = None
+    # How long work waits for machines that went away, before it goes on here.
+    cluster_wait_s: float = 30.0
+
+
+@dataclass(frozen=True)
 class TrainingSettings:
     """How annotated cases become a new version of the weights, and when it may be served."""
 
@@ -242,6 +255,7 @@ class Settings:
     serving: ServingSettings = field(default_factory=ServingSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
     scoring: ScoringSettings = field(default_factory=ScoringSettings)
+    cluster: ClusterSettings = field(default_factory=ClusterSettings)
     # Where trained versions and what belongs to a run are kept.
     model_folder: Path = APP / "model"
     # False: MONAI Label's OHIF and its way to the images stay as they are (lib/viewer).
@@ -278,6 +292,7 @@ class Settings:
             clicks=ClickSettings(**_take(values, "max_patches", "correction_radius_mm", "max_clicks")),
             serving=ServingSettings(**_take(values, *(f.name for f in fields(ServingSettings)))),
             scoring=ScoringSettings(**_take(values, *(f.name for f in fields(ScoringSettings)))),
+            cluster=ClusterSettings(**_take(values, *(f.name for f in fields(ClusterSettings)))),
             training=TrainingSettings(**_take(values, *(f.name for f in fields(TrainingSettings)))),
             **values,
         )
@@ -420,6 +435,12 @@ def _origins(key: str, text: str) -> tuple[str, ...]:
     return origins
 
 
+def _text(key: str, text: str) -> str:
+    if not text:
+        raise SettingsError(f"{key} is empty: give a value, or leave {key} away")
+    return text
+
+
 def _path(key: str, text: str) -> Path:
     if not text:
         raise SettingsError(f"{key} is empty: give the path, or leave {key} away")
@@ -453,6 +474,15 @@ CONF_KEYS: Mapping[str, ConfKey] = {
     ),
     "score_share": ConfKey(_number(low=0.0, high=1.0), "share of the time spent on scores for Next Sample; 0: none"),
     "score_memory_mib": ConfKey(_whole(16, 1_000_000), "memory for an image while it is scored; larger ones are not"),
+    "cluster": ConfKey(
+        _text, "scheduler of workers, as tls://host:8786, that make scores and drafts; none: this machine does"
+    ),
+    "cluster_ca": ConfKey(_path, "PEM file of the authority that all certificates of the cluster are from"),
+    "cluster_cert": ConfKey(_path, "PEM file of this machine's certificate in the cluster"),
+    "cluster_key": ConfKey(_path, "PEM file of the key to that certificate"),
+    "cluster_wait_s": ConfKey(
+        _number(low=0.0, high=86_400.0), "seconds to wait for a cluster that is away, before work goes on here"
+    ),
     "viewer_fixes": ConfKey(_flag, "false: serve OHIF as MONAI Label ships it, without our page script"),
     "device": ConfKey(_device, "auto, cpu, cuda or cuda:N"),
     "precision": ConfKey(

@@ -10,11 +10,25 @@ from typing import Any
 from lib.datasets.known import DATASETS, FOLDER, KnownDataset
 from lib.settings import CONF_KEYS, Settings
 
+CERTIFICATES = ("cluster_ca", "cluster_cert", "cluster_key")
+
 
 def add_settings(options: argparse.ArgumentParser, *keys: str) -> None:
     """Options for keys of --conf, checked as those are."""
     for key in keys:
         options.add_argument(f"--{key.replace('_', '-')}", help=CONF_KEYS[key].help)
+
+
+def add_certificates(options: argparse.ArgumentParser) -> None:
+    """Options for the three PEM files of a machine of a cluster."""
+    add_settings(options, *CERTIFICATES)
+
+
+def certificates_of(args: argparse.Namespace) -> dict[str, Path]:
+    """Those files by what they are."""
+    cluster = settings_of(args).cluster
+    found = {"ca": cluster.cluster_ca, "cert": cluster.cluster_cert, "key": cluster.cluster_key}
+    return {name: path for name, path in found.items() if path is not None}
 
 
 def settings_of(args: argparse.Namespace) -> Settings:
