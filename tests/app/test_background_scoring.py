@@ -25,6 +25,7 @@ from lib.activelearning.leases import Leases
 from lib.activelearning.scoring import PoolScoring
 from lib.activelearning.strategies import Scored, next_case
 from lib.activelearning.unopened import Unopened
+from lib.configs.sam3d import Sam3DConfig
 from lib.datastore.versioned import VersionedDatastore
 from lib.demo import free_port
 from lib.images.dicom_writing import SeriesInfo
@@ -135,6 +136,7 @@ def test_only_what_is_new_or_changed_is_scored(bench: Bench, studies: Path) -> N
     bench.run()
     assert bench.opened == ["four"]
     write(studies, "two", 9)
+    bench.datastore.refresh()
     bench.run()
     assert bench.opened == ["two"]
     assert bench.store.get("two").features != before["two"].features
@@ -166,7 +168,7 @@ def test_what_was_never_scored_comes_before_what_an_old_version_scored(bench: Be
 
 def test_a_damaged_score_is_renewed(bench: Bench) -> None:
     bench.run()
-    (path, *_) = sorted(bench.folder.iterdir())
+    (path, *_) = sorted(bench.folder.rglob("*.json"))
     path.write_text("{")
     bench.restart()
     assert len(bench.pool) == 2
@@ -184,23 +186,35 @@ def test_what_cannot_be_scored_is_named_and_not_tried_again(bench: Bench, studie
     assert bench.run().scored == 3
     assert bench.opened == []
     write(studies, "bad", 7)
+    bench.datastore.refresh()
     assert bench.run().scored == 4
 
 
 def test_what_was_not_to_be_had_is_tried_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    find_image = background.find_image
+    stored_path = background.stored_path
 
     def away(image: str, *values: Any) -> str:
         if image == "two":
             raise HTTPException(503, "the archive does not deliver it")
-        return find_image(image, *values)
+        return stored_path(image, *values)
 
-    monkeypatch.setattr(background, "find_image", away)
+    monkeypatch.setattr(background, "stored_path", away)
     progress = bench.run()
     assert (progress.scored, list(progress.problems), progress.is_complete) == (2, ["two"], True)
-    monkeypatch.setattr(background, "find_image", find_image)
+    monkeypatch.setattr(background, "stored_path", stored_path)
     assert bench.run().scored == 3
     assert bench.opened == ["two"]
+
+
+def test_an_image_that_goes_away_during_a_pass_is_said_to_be_gone(
+    bench: Bench, studies: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    network = bench.shared.in_background(threading.Event())
+    (studies / "two.nii.gz").unlink()
+    bench.datastore.refresh()
+    bench.scoring._score("two", "key", bench.datastore, network)
+    assert "the image 'two' is there no more" in caplog.text
+    assert bench.opened == []
 
 
 def test_an_image_beyond_the_memory_is_left_out(studies: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,6 +222,85 @@ def test_an_image_beyond_the_memory_is_left_out(studies: Path, monkeypatch: pyte
     bench = Bench(studies, monkeypatch, score_memory_mib=16)
     assert list(bench.run().problems) == ["large"]
     assert sorted(bench.store.all()) == sorted(NAMES)
+
+
+@pytest.mark.parametrize("is_link", [False, True])
+def test_scores_are_found_under_another_mount_point_of_the_same_studies(
+    bench: Bench, studies: Path, is_link: bool
+) -> None:
+    Sam3DConfig(bench.settings, str(studies)).background.run(bench.datastore)
+    assert sorted(bench.opened) == sorted(NAMES)
+    elsewhere = studies.parent / "mnt" / "elsewhere"
+    elsewhere.parent.mkdir()
+    elsewhere.symlink_to(studies) if is_link else studies.rename(elsewhere)
+    bench.opened.clear()
+    there = VersionedDatastore(str(elsewhere), extensions=("*.nii.gz",))
+    progress = Sam3DConfig(bench.settings, str(elsewhere)).background.run(there)
+    print(f"under another path {progress.scored} of {progress.total} scores are found, {len(bench.opened)} made")
+    assert (progress.scored, progress.total, bench.opened) == (3, 3, [])
+
+
+def test_scores_of_other_studies_with_the_same_ids_are_others(bench: Bench, studies: Path) -> None:
+    Sam3DConfig(bench.settings, str(studies)).background.run(bench.datastore)
+    other = studies.parent / "other"
+    other.mkdir()
+    write(other, "one", 5)
+    config = Sam3DConfig(bench.settings, str(other))
+    assert config.background.run(VersionedDatastore(str(other), extensions=("*.nii.gz",))).scored == 1
+    bench.opened.clear()
+    assert Sam3DConfig(bench.settings, str(studies)).background.run(bench.datastore).scored == 3
+    assert bench.opened == []
+
+
+def listings(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many scores there are at each listing of the images."""
+    counts, list_images = list[int](), bench.datastore.list_images
+
+    def counted() -> list[str]:
+        counts.append(len(bench.store.all()))
+        return list_images()
+
+    monkeypatch.setattr(bench.datastore, "list_images", counted)
+    return counts
+
+
+def test_a_pass_lists_the_images_at_its_start_and_its_end_and_not_after_each_score(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = listings(bench, monkeypatch)
+    assert bench.run().scored == 3
+    print(f"{len(counts)} listings for 3 scores")
+    assert counts == [0, 3]
+    counts.clear()
+    assert bench.run().scored == 3
+    assert counts == [3]
+
+
+def test_a_long_pass_lists_them_now_and_then(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = listings(bench, monkeypatch)
+    ticks = iter(range(0, 1000, 4))
+    monkeypatch.setattr(background.time, "monotonic", lambda: float(next(ticks)))  # 12 s go by with each score
+    bench.run()
+    assert counts == [0, 1, 2, 3, 3]
+
+
+@pytest.mark.parametrize("look_s", [0.0, background.LOOK_S])
+def test_an_image_that_comes_during_a_pass_is_scored_by_it(
+    bench: Bench, studies: Path, monkeypatch: pytest.MonkeyPatch, look_s: float
+) -> None:
+    monkeypatch.setattr(background, "LOOK_S", look_s)
+    put = bench.store.put
+
+    def put_and_add(score: Any) -> None:
+        put(score)
+        if not (studies / "four.nii.gz").exists():
+            write(studies, "four", 4)
+            bench.datastore.refresh()
+
+    monkeypatch.setattr(bench.store, "put", put_and_add)
+    progress = bench.run()
+    assert (progress.scored, progress.total) == (4, 4)
+    assert len(bench.opened) == 4
 
 
 def test_a_stopped_pass_goes_on_where_it_was(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

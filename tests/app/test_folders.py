@@ -293,7 +293,8 @@ def test_labels_on_a_read_only_share_count(tmp_path: Path) -> None:
     shutil.rmtree(studies / "labels")
     with MarkedServer(tmp_path / "second", studies, CONF) as server:
         assert what_counts(server) == {"case.nii.gz": (["lesion"], 1, "ann", label.read_bytes())}
-    assert sorted(path.name for path in studies.iterdir()) == [".lock", ".serving", "case.nii.gz", "label_versions"]
+    stays = [".identity", ".lock", ".serving", "case.nii.gz", "label_versions"]
+    assert sorted(path.name for path in studies.iterdir()) == stays
 
 
 def test_no_case_at_all_is_said_as_that(tmp_path: Path) -> None:

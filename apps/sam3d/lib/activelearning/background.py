@@ -28,10 +28,11 @@ from lib.cluster.link import Link
 from lib.cluster.orders import Failure, Order, Outcome
 from lib.cluster.travelling import Weights
 from lib.datastore.archive import ArchiveDatastore
+from lib.datastore.listed import ListedFolder
 from lib.errors import ClusterError, Sam3DError, SettingsError
 from lib.images.volumes import file_stamp, open_volume
 from lib.infers.failures import as_answers
-from lib.infers.images import find_image
+from lib.infers.images import stored_path
 from lib.infers.model import BackgroundNetwork, SharedPredictor
 from lib.infers.turns import Interrupted
 from lib.scoring.calibration import Calibration, load
@@ -119,6 +120,8 @@ class BackgroundScoring:
         # Other machines, and the folder of studies that they see, too.
         self._link, self._root = link or Link(ClusterSettings()), root
         self._pace = Pace()
+        # Those that workers were sent last.
+        self._weights: Weights | None = None
         self._settings = ScoreSettings(is_named_intensity=model.settings.intensity is not None)
         self._calibration: Calibration = load()
         self._progress = Progress()
@@ -204,9 +207,11 @@ class BackgroundScoring:
         self._pace = Pace()
         cluster = self._link.awaited(self._asked_to_stop.is_set) if due else None
         if cluster is None:
-            return self._score_here(due, datastore, network, listed, share)
+            return self._score_here(due, datastore, network, listed, share, may_move=True)
         left = self._score_there(cluster, due, datastore, network, listed)
-        return left is not None and self._score_here(left, datastore, network, listed, share)
+        if left:
+            return self._score_here(left, datastore, network, listed, share, may_move=False)
+        return left is not None and datastore.list_images() == listed
 
     def _score_there(
         self,
@@ -217,12 +222,15 @@ class BackgroundScoring:
         listed: Sequence[str],
     ) -> list[tuple[str, str]] | None:
         """Have the workers score what they can open; returns the rest, or None where other things may be due by now."""
-        weights = Weights.served(self._model.settings)
-        if weights.card.sha256 != network.card.sha256:
+        if self._weights is None or self._weights.card.sha256 != network.card.sha256:
+            self._weights = Weights.served(self._model.settings)
+        if self._weights.card.sha256 != network.card.sha256:
             return None
         left: list[tuple[str, str]] = []
         asked: dict[str, list[str]] = {}
-        stream = cluster.executor(weights).stream(self._orders(due, datastore, asked, left), self._asked_to_stop.is_set)
+        stream = cluster.executor(self._weights).stream(
+            self._orders(due, datastore, asked, left), self._asked_to_stop.is_set
+        )
         looked = time.monotonic()
         try:
             for number, (order, outcome) in enumerate(stream, start=1):
@@ -284,10 +292,13 @@ class BackgroundScoring:
         network: BackgroundNetwork,
         listed: Sequence[str],
         share: float,
+        may_move: bool,
     ) -> bool:
-        """Score in this thread, with rests; False if images or version changed meanwhile, or a cluster came back."""
+        """Score in this thread, with rests; False if images or version changed meanwhile, or a cluster is there that the
+        rest `may_move` to."""
         if due and share <= 0:
             raise SettingsError(f"score_share is 0, and there is no cluster that scores ({self._link.problem})")
+        looked = time.monotonic()
         for number, (image, key) in enumerate(due, start=1):
             start = time.monotonic()
             self._score(image, key, datastore, network)
@@ -295,11 +306,14 @@ class BackgroundScoring:
                 self._pool.settle(len(datastore.get_labeled_images()))
             if self._asked_to_stop.wait((time.monotonic() - start) * (1 / share - 1)):
                 raise Interrupted
-            if self._link.now() is not None:
+            if self._model.served_name != network.version or (may_move and self._link.now() is not None):
                 return False
-            if self._model.served_name != network.version or datastore.list_images() != listed:
-                return False
-        return True
+            # Not after each score: a list of a hundred thousand images takes longer than one.
+            if time.monotonic() - looked >= LOOK_S:
+                if datastore.list_images() != listed:
+                    return False
+                looked = time.monotonic()
+        return not due or datastore.list_images() == listed
 
     def _due(
         self, images: Sequence[str], labelled: set[str], datastore: Datastore, network: BackgroundNetwork
@@ -322,7 +336,7 @@ class BackgroundScoring:
         try:
             with as_answers():
                 limit = self._model.settings.scoring.score_memory_mib * 2**20
-                volume = open_volume(find_image(image, datastore, ()), limit)
+                volume = open_volume(stored_path(image, datastore), limit)
                 found = score_volume(network, network.card, volume, self._settings, self._calibration)
         except HTTPException as refusal:
             self._refuse(image, key, refusal)
@@ -354,16 +368,17 @@ class BackgroundScoring:
 
 def image_reference(image: str, datastore: Datastore) -> str:
     """What names the content of an image without opening it: a series by its UID, a file by its state on disk."""
-    if isinstance(datastore, ArchiveDatastore):
+    if isinstance(datastore, ListedFolder):
         return datastore.reference(image)
     if isinstance(datastore, DICOMWebDatastore):
         return f"series {image}"
     return json.dumps(file_stamp(Path(datastore.get_image_uri(image))), default=str)
 
 
-def scores_folder(model_folder: Path, studies: str) -> Path:
-    """Where the scores of one server's images are kept: ids of other studies may be the same."""
-    return model_folder / "scores" / sha256(studies.encode(errors="surrogatepass")).hexdigest()[:16]
+def scores_folder(model_folder: Path, identity: str) -> Path:
+    """Where the scores of one server's images are kept, by what names its studies (lib.datastore.identity): ids of
+    other studies may be the same."""
+    return model_folder / "scores" / sha256(identity.encode(errors="surrogatepass")).hexdigest()[:16]
 
 
 def known_pool(store: ScoreStore) -> Pool:

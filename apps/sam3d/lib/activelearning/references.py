@@ -9,7 +9,7 @@ from monailabel.interfaces.datastore import Datastore
 
 from lib.cluster.orders import ImageReference
 from lib.datastore.archive import ArchiveDatastore
-from lib.infers.images import find_image
+from lib.infers.images import stored_path
 from lib.naming import series_and_phase
 
 
@@ -21,7 +21,7 @@ def travelling(image: str, datastore: Datastore, root: Path | None) -> ImageRefe
             return None
         series, phase = series_and_phase(image)
         return ImageReference(series=series, archive=address, phase=phase)
-    path = Path(find_image(image, datastore, ())).resolve()
+    path = Path(stored_path(image, datastore)).resolve()
     if root is None or not path.is_relative_to(root):
         return None
     return ImageReference(path=path.relative_to(root).as_posix())

@@ -18,6 +18,7 @@ from lib.activelearning.scoring import PoolScoring
 from lib.activelearning.strategies import First, Random, Scored
 from lib.activelearning.unopened import Unopened
 from lib.cluster.link import Link
+from lib.datastore.identity import identity_of
 from lib.images.volumes import VolumeCache
 from lib.infers.model import SharedPredictor
 from lib.infers.reply import ReplyFiles
@@ -41,7 +42,7 @@ class Sam3DConfig:
         self.leases, self.presence = Leases(settings.serving.lease_s), Presence()
         self.states = CaseStates(self.leases, self.presence)
         self.unopened = Unopened(self._volumes.open)
-        store = ScoreStore(scores_folder(Path(settings.model_folder), studies))
+        store = ScoreStore(scores_folder(Path(settings.model_folder), identity_of(studies)))
         self._pool = known_pool(store)
         self.link = Link(settings.cluster)
         self.background = BackgroundScoring(self.model, store, self._pool, self.link, shared_root(studies))

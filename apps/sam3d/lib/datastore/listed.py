@@ -150,6 +150,12 @@ class ListedFolder(LocalDatastore):
         known = self._datastore.objects.get(image_id)
         return {**known.image.info, "path": self.get_image_uri(image_id)} if known else {}
 
+    def reference(self, image_id: str) -> str:
+        """What names the content of an image without opening it, under whatever path the studies are: the file's name
+        below them, and sizes and times as they were listed last."""
+        file = self._files.get(image_id)
+        return json.dumps([file.name, *((size, written) for size, written, _ in file.state)] if file else [image_id])
+
     def left_out(self) -> dict[str, Any]:
         """How many files of the folder are no cases, and which, and labels whose images are not here: for /info/."""
         return shown_left_out(self._left_out, self._absent)

@@ -6,7 +6,6 @@ are no business of the archive.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ from lib.datastore.left_out import shown_left_out
 from lib.datastore.listed import ListedFolder
 from lib.datastore.listing import Found
 from lib.datastore.versioned import FINAL, VersionedDatastore
-from lib.images.volumes import file_stamp
 from lib.learning.cases import Case
 from lib.naming import is_series_image
 from lib.settings import SUBMITTED
@@ -66,7 +64,7 @@ class MixedDatastore(ArchiveDatastore):
     def reference(self, image_id: str) -> str:
         if not self._is_file(image_id):
             return super().reference(image_id)
-        return json.dumps(file_stamp(Path(self.get_image_uri(image_id))), default=str)
+        return ListedFolder.reference(self, image_id)
 
     def _known_image(self, image_id: str) -> Path:
         if self._is_file(image_id):

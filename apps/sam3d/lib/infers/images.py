@@ -26,10 +26,10 @@ def find_image(image: object, datastore: Datastore, sessions: Iterable[SessionIn
     """The path of the file or folder that `image` names; HTTPException 404 if it names none that may be read."""
     if isinstance(image, str) and image:
         if image in datastore.list_images():
-            return _stored_path(image, datastore)
+            return stored_path(image, datastore)
         # A new series, or one that the search filter leaves out of the list, can be open in a viewer all the same.
         if isinstance(datastore, DICOMWebDatastore) and "." in image and is_series_image(image):
-            return _stored_path(image, datastore)
+            return stored_path(image, datastore)
         if is_upload(image) or any(image == session.image for session in sessions):
             return image
     raise answer(404, f"there is no image {str(image)[:80]!r} here: name one that /datastore/ lists, or open a session")
@@ -42,8 +42,11 @@ def is_upload(path: object) -> bool:
     return Path(path).parent == Path(tempfile.gettempdir()) and Path(path).is_file()
 
 
-def _stored_path(image: str, datastore: Datastore) -> str:
+def stored_path(image: str, datastore: Datastore) -> str:
+    """The path of an image that the datastore listed; HTTPException 404 if it is there no more."""
     path = _uri(image, datastore)
+    if not path:
+        raise answer(404, f"the image {image[:80]!r} is there no more: look at the list again")
     if not is_upload(path):
         return path
     # At a DICOM series' first use the datastore answers with a temporary copy, which nobody deletes; then with its own.

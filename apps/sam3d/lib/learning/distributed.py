@@ -15,16 +15,20 @@ import torch
 from torch import Tensor, distributed
 from torch.multiprocessing.spawn import spawn
 
+from lib.errors import TrainingError
+
 # A rank that is this long in coming has died.
 PATIENCE = timedelta(minutes=10)
+AGREE = "give them one --folder that their machines share, the same options and the same files"
 
 
 @dataclass(frozen=True)
 class Team:
-    """How many processes train together, and which of them this one is."""
+    """How many processes train together, which of them this one is, and which on its machine."""
 
     size: int = 1
     rank: int = 0
+    local_rank: int = 0
 
     @property
     def is_leader(self) -> bool:
@@ -44,6 +48,16 @@ class Team:
         flat = _sum_of_all(flat)
         for parameter, gradient in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
             parameter.grad = gradient.view_as(parameter).clone()
+
+    def check_agreement(self, beginning: str) -> None:
+        """TrainingError in every process unless all of them begin with the same, told in a few words."""
+        if self.size == 1:
+            return
+        told: list[Any] = [None] * self.size
+        distributed.all_gather_object(told, beginning)
+        if len(set(told)) > 1:
+            each = "; ".join(f"process {rank}: {words}" for rank, words in enumerate(told))
+            raise TrainingError(f"the processes do not begin alike ({each}): {AGREE}")
 
     def sum_values(self, values: list[float], device: torch.device) -> list[float]:
         """Give every process the sums of all their values."""
@@ -72,7 +86,7 @@ def run_together(size: int, backend: str, work: Callable[..., Any], *arguments: 
 
 
 def _member(rank: int, size: int, backend: str, meeting: str, work: Callable[..., Any], arguments: Any) -> None:
-    with joined(Team(size, rank), backend, meeting) as team:
+    with joined(Team(size, rank, rank), backend, meeting) as team:
         work(team, *arguments)
 
 
@@ -80,7 +94,7 @@ def _member(rank: int, size: int, backend: str, meeting: str, work: Callable[...
 def joined(team: Team, backend: str, meeting: str) -> Iterator[Team]:
     """Be a member of a process group while the enclosed lines run. `meeting` is a URL, such as `env://` of torchrun."""
     if backend == "nccl":
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", team.rank)))
+        torch.cuda.set_device(team.local_rank)  # each machine counts its GPUs from 0
     distributed.init_process_group(backend, meeting, PATIENCE, world_size=team.size, rank=team.rank)
     try:
         yield team
@@ -90,12 +104,13 @@ def joined(team: Team, backend: str, meeting: str) -> Iterator[Team]:
 
 @contextmanager
 def torchrun_team(device: str) -> Iterator[Team]:
-    """The team that torchrun started this process in; one alone where it did not. On `cuda` each process has a GPU of
-    its own; on a named one, such as `cuda:0`, all of them share it."""
+    """The team that torchrun started this process in, on one machine or several; one alone where it did not. On `cuda`
+    each process has a GPU of its own; on a named one, such as `cuda:0`, all those of a machine share it."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         yield Team()
         return
     backend = "nccl" if device == "cuda" else "gloo"
-    with joined(Team(size, int(os.environ["RANK"])), backend, "env://") as team:
+    team = Team(size, int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"]))
+    with joined(team, backend, "env://"):
         yield team

@@ -11,6 +11,7 @@ import json
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -76,13 +77,24 @@ class Learner(Protocol):
 def learn(learner: Learner, folder: Path, team: Team) -> None:
     """Go on from the state in `folder`, or begin, until the learner says that it is over; the leader writes.
 
-    Raises WeightsError where the folder holds a run of another plan.
+    Raises WeightsError where the folder holds a run of another plan, TrainingError where members of the team would not
+    begin alike, as on machines that do not share the folder.
     """
     step = _resume(learner, folder, team)
+    team.check_agreement(_beginning(learner, step))
     while not learner.is_over(step):
         step = _stretch(learner, step, folder, team)
         if team.is_leader:
             _save(learner, step, folder)
+
+
+def _beginning(learner: Learner, step: int) -> str:
+    """What a member of a team begins with, in a few words that differ where anything does."""
+    plan = sha256(json.dumps(asdict(learner.plan)).encode()).hexdigest()
+    weights = sha256()
+    for tensor in learner.network.state_dict().values():
+        weights.update(tensor.detach().cpu().contiguous().numpy().data)
+    return f"step {step}, plan {plan[:8]}, weights {weights.hexdigest()[:8]}"
 
 
 def _stretch(learner: Learner, start: int, folder: Path, team: Team) -> int:

@@ -348,7 +348,7 @@ def _trained_together(job: _Job, size: int) -> dict[str, Tensor]:
 
 def _gpu_member(team: Team, job: _Job, result: Path) -> None:
     logging.basicConfig(level=logging.INFO)
-    settings = replace(job.settings, device=f"cuda:{team.rank}")
+    settings = replace(job.settings, device=f"cuda:{team.local_rank}")
     reporter = _Retraining(settings, job.cases, no_handlers, ProgressFile(settings.model_folder), job.progress)
     network = open_served(settings).network.to(reporter.device)
     on_epoch = reporter._on_epoch if team.is_leader else (lambda _: None)

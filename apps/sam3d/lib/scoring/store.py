@@ -1,5 +1,8 @@
 """Scores on disk, one small file an image: whole or not there, and renewed where they are damaged or out of date.
 
+Files lie in folders by the first two letters of their names, for a look at a hundred thousand of them asks for two
+hundred folders' times, and only for the files of those that changed.
+
 A file carries what it is a score of: the digest of the image's reference, the weights and the settings. Whoever brings
 the same three finds the score, and need not make it again.
 """
@@ -9,6 +12,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from hashlib import sha256
@@ -22,8 +26,10 @@ from lib.scoring.selection import Known
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 2
+FORMAT = 3
 ENDING = ".json"
+# A change within so many seconds of another may leave a folder's time as it was, on the coarsest of file systems.
+COARSE_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -59,21 +65,35 @@ class ScoreStore:
         self._lock = threading.Lock()
         self._scores: dict[str, StoredScore] = {}
         self._seen: dict[str, int] = {}
+        self._seen_folders: dict[str, int] = {}
         self.refresh()
 
     def refresh(self) -> list[StoredScore]:
         """Read what another process has written since; returns those scores."""
         fresh = []
         with self._lock:
-            for path in sorted(self._folder.glob(f"[!.]*{ENDING}")) if self._folder.is_dir() else ():
-                written = path.stat().st_mtime_ns
-                if self._seen.get(path.name) == written:
-                    continue
-                self._seen[path.name] = written
-                score = _read(path)
-                if score is not None and path == self._path(score.image):
-                    self._scores[score.image] = score
-                    fresh.append(score)
+            for folder in sorted(self._folder.glob("[0-9a-f][0-9a-f]")):
+                fresh.extend(self._refreshed(folder))
+        return fresh
+
+    def _refreshed(self, folder: Path) -> list[StoredScore]:
+        """The scores that were written into one of the folders since."""
+        changed = folder.stat().st_mtime_ns
+        if self._seen_folders.get(folder.name) == changed:
+            return []
+        is_settled = abs(time.time() - changed / 1e9) > COARSE_S
+        fresh = []
+        for path in sorted(folder.glob(f"[!.]*{ENDING}")):
+            written = path.stat().st_mtime_ns
+            if self._seen.get(path.name) == written:
+                continue
+            self._seen[path.name] = written
+            score = _read(path)
+            if score is not None and path == self._path(score.image):
+                self._scores[score.image] = score
+                fresh.append(score)
+        if is_settled:
+            self._seen_folders[folder.name] = changed
         return fresh
 
     def get(self, image: str) -> StoredScore | None:
@@ -94,7 +114,8 @@ class ScoreStore:
             self._scores[score.image] = score
 
     def _path(self, image: str) -> Path:
-        return self._folder / f"{sha256(image.encode(errors='surrogatepass')).hexdigest()[:32]}{ENDING}"
+        name = sha256(image.encode(errors="surrogatepass")).hexdigest()[:32]
+        return self._folder / name[:2] / f"{name}{ENDING}"
 
 
 def _read(path: Path) -> StoredScore | None:
