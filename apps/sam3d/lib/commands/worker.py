@@ -34,12 +34,14 @@ def run(args: argparse.Namespace) -> int:
 
     from lib.cluster.carrying import Place, take_orders
     from lib.cluster.dask_nodes import host_towards, serve_worker
+    from lib.datastore.series_for_workers import open_series
     from lib.network.devices import device_named
-    from lib.works.score import score
+    from lib.works import draft, evaluate, score
 
     set_threads(args.threads)
     device = device_named(settings_of(args).device)
-    take_orders({"score": score}, Place(str(device), args.root and args.root.resolve()))
+    works = {score.NAME: score.score, draft.NAME: draft.draft, evaluate.NAME: evaluate.evaluate}
+    take_orders(works, Place(str(device), args.root and args.root.resolve(), open_series))
     gpus = args.gpus if args.gpus is not None else int(device.type == "cuda")
     if device.type == "cuda":
         torch.cuda.set_device(device)
