@@ -20,7 +20,8 @@ from serving import APP
 # A worker as another machine would start it, but for one thing.
 OTHER_TORCH = [
     "-c",
-    f"import sys, torch; sys.path.insert(0, {str(APP)!r}); torch.__version__ = '9.9.9'\nimport cli; sys.exit(cli.main())",
+    f"import sys, torch; sys.path.insert(0, {str(APP)!r}); torch.__version__ = '9.9.9'\n"
+    "import cli; sys.exit(cli.main())",
 ]
 
 
