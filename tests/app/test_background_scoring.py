@@ -19,7 +19,7 @@ from fastapi import FastAPI, HTTPException
 from fastapi.testclient import TestClient
 
 from archives import DemoArchive
-from lib.activelearning import background
+from lib.activelearning import background, pace
 from lib.activelearning.background import BackgroundScoring, known_pool
 from lib.activelearning.leases import Leases
 from lib.activelearning.scoring import PoolScoring
@@ -462,6 +462,31 @@ def test_a_client_asks_for_scores_and_is_told_how_far_they_are(client: TestClien
     assert (done["id"], done["status"], done["result"]["scored"]) == (task["id"], "DONE", 3)
     assert done["result"]["next"] in NAMES
     assert client.get("/scoring/", params={"check_if_running": True}).status_code == 404
+
+
+def test_progress_is_told_whoever_asked(client: TestClient, bench: Bench, studies: Path) -> None:
+    (studies / "bad.nii.gz").write_bytes(b"no image")
+    bench.datastore.refresh()
+    assert client.get("/scoring/progress").json()["scored"] == 0
+    bench.run()
+    told = client.get("/scoring/progress").json()
+    assert told["message"] == "scored: 3 of 4 images by base, 1 cannot be scored"
+    assert (told["scored"], told["total"], told["unscored"], told["is_running"]) == (3, 4, ["bad"], False)
+    assert (told["places"], told["images_an_hour"], told["left_s"]) == (0, 0, 0)
+
+
+def test_a_pass_tells_its_pace_and_its_end(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    told, ticks = list[background.Progress](), iter(range(0, 10_000, 36))
+    monkeypatch.setattr(pace.time, "perf_counter", lambda: float(next(ticks)))
+    put = bench.pool.put
+    monkeypatch.setattr(bench.pool, "put", lambda found: (put(found), told.append(bench.scoring.progress)))
+    bench.run()
+    # A score each 36 s; what is told as the third is stored is of two.
+    assert told[-1].sentence == "scoring: 2 of 3 images by base, 100 an hour, about 36 s left"
+    assert told[-1].as_json()["images_an_hour"] == 100
+    on_workers = background.replace(told[-1], total=100_002, places=37, per_hour=4800.0)
+    assert on_workers.sentence == "scoring: 2 of 100002 images by base on 37 places, 4800 an hour, about 20.8 h left"
+    assert bench.scoring.progress.sentence == "scored: 3 of 3 images by base"
 
 
 def test_a_client_stops_a_scoring_and_another_goes_on(client: TestClient, bench: Bench) -> None:

@@ -20,7 +20,8 @@ from serving import APP
 # A worker as another machine would start it, but for one thing.
 OTHER_TORCH = [
     "-c",
-    f"import sys, torch; sys.path.insert(0, {str(APP)!r}); torch.__version__ = '9.9.9'\n"
+    f"import sys, importlib.metadata as of; sys.path.insert(0, {str(APP)!r}); known = of.version\n"
+    "of.version = lambda name: '9.9.9' if name == 'torch' else known(name)\n"
     "import cli; sys.exit(cli.main())",
 ]
 

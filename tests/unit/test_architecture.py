@@ -31,6 +31,9 @@ FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 SKIN_FLOOR = FLOOR_OF["infers"]
 SKIN = tuple(f"lib.{name}" for name, floor in FLOOR_OF.items() if floor >= SKIN_FLOOR)
 
+# Work over several machines: only files of this beginning know by what.
+ENGINE, ENGINE_FILES = ("dask", "distributed", "tornado"), "lib.cluster.dask_"
+
 # What the core may not even name, beside floors above its own.
 SERVER = ("monailabel", "fastapi", "starlette")
 
@@ -120,6 +123,21 @@ def test_the_core_does_not_know_the_server(app_imports):
     assert server_imports(app_imports) == []
 
 
+def engine_imports(imports):
+    """What imports the engine beside the files that are there for that."""
+    return sorted(
+        f"{module} imports {name}"
+        for module, names in imports.items()
+        for name in names
+        if is_below(name, ENGINE) and not module.startswith(ENGINE_FILES)
+    )
+
+
+def test_the_engine_is_known_in_its_files_alone(app_imports):
+    assert engine_imports(app_imports) == []
+    assert any(is_below(name, ENGINE) for name in app_imports["lib.cluster.dask_client"])
+
+
 def test_imports_point_down(app_imports):
     assert upward_imports(app_imports) == []
 
@@ -149,6 +167,8 @@ def test_these_tests_can_fail(tmp_path):
             "lib/configs/sam3d.py": "import monailabel.tasks\nfrom lib.infers import sam3d\n",
             "lib/infers/sam3d.py": "import monailabel.interfaces\nimport lib.interactive.predictor\n",
             "lib/interactive/predictor.py": "def load():\n    from lib.infers.sam3d import Sam3DInfer\n",
+            "lib/cluster/dask_client.py": "import distributed\n",
+            "lib/cluster/link.py": "def connect():\n    from distributed.client import Client\n",
             "lib/geometry.py": "import monailabel.config\nfrom lib.interactive.predictor import Predictor\n",
         },
     )
@@ -156,6 +176,7 @@ def test_these_tests_can_fail(tmp_path):
         "lib.geometry imports monailabel.config",
         "lib.interactive.predictor imports lib.infers.sam3d.Sam3DInfer",
     ]
+    assert engine_imports(imports) == ["lib.cluster.link imports distributed.client.Client"]
     assert upward_imports(imports) == [
         "lib.geometry imports lib.interactive.predictor",
         "lib.interactive.predictor imports lib.infers.sam3d",

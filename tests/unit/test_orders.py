@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from lib.cluster.carrying import Place, carry_out, take_orders
+from lib.cluster.carrying import Place, take_orders
+from lib.cluster.entry import carry_out
 from lib.cluster.identity import difference, identity
 from lib.cluster.orders import LIMIT_BYTES, Failure, ImageReference, Order
 from lib.errors import ClusterError, VolumeError

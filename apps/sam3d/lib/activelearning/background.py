@@ -95,6 +95,7 @@ class Progress:
             "places": self.places,
             "images_an_hour": round(self.per_hour),
             "left_s": round(self.left_s),
+            "is_running": self.is_running,
             "unscored": sorted(self.problems)[:NAMED],
         }
 

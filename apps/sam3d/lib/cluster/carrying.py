@@ -93,8 +93,8 @@ def take_orders(works: Mapping[str, Work], place: Place) -> None:
     _works, _place = works, place
 
 
-def carry_out(text: str, digest: str = "", data: bytes = b"") -> Outcome:
-    """Do what an order says, with the weights of that digest. Of all functions this alone is sent, by its name."""
+def done(text: str, digest: str = "", data: bytes = b"") -> Outcome:
+    """What an order comes to, with the weights of that digest."""
     order = Order.from_text(text)
     work = _works.get(order.work)
     if work is None:

@@ -1,4 +1,4 @@
-"""The engine's client: orders out to workers, outcomes back. This file and `dask_nodes.py` alone know Dask."""
+"""The engine's client: orders out to workers, outcomes back. The files `dask_*.py` alone know Dask."""
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import CancelledError
 from itertools import count, islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from distributed import Client, Future
 from distributed.scheduler import KilledWorker
-from distributed.security import Security
 
-from lib.cluster.carrying import carry_out
+from lib.cluster.dask_security import security_of
+from lib.cluster.entry import carry_out
 from lib.cluster.identity import difference, identity
 from lib.cluster.orders import Failure, Order, Outcome
 from lib.cluster.security import Access
-from lib.cluster.travelling import Weights
 from lib.errors import ClusterError
+
+if TYPE_CHECKING:
+    from lib.cluster.travelling import Weights
 
 logger = logging.getLogger(__name__)
 
@@ -30,18 +32,6 @@ LOOK_S = 0.5
 CONNECT_S = 5.0
 # Weights that were lost with the workers that held them are sent again so often.
 RESENDS = 5
-
-
-def security_of(access: Access) -> Security | None:
-    """What Dask is to prove itself with, and to ask of others; None on this machine alone."""
-    if access.ca is None:
-        return None
-    files = {
-        f"tls_{role}_{part}": str(path)
-        for role in ("client", "scheduler", "worker")
-        for part, path in (("cert", access.cert), ("key", access.key))
-    }
-    return Security(tls_ca_file=str(access.ca), require_encryption=True, **files)
 
 
 class DaskCluster:

@@ -17,7 +17,7 @@ from distributed.diagnostics.plugin import SchedulerPlugin
 from distributed.security import Security
 from distributed.worker import DEFAULT_STARTUP_INFORMATION
 
-from lib.cluster.dask_client import security_of
+from lib.cluster.dask_security import security_of
 from lib.cluster.identity import difference, identity
 from lib.cluster.security import Access, is_loopback
 from lib.errors import ClusterError

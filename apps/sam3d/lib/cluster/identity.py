@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import platform
 from functools import lru_cache
 from hashlib import sha256
@@ -15,15 +16,13 @@ NAMES = {"app": "code of sam3d", "torch": "torch", "python": "Python"}
 @lru_cache(maxsize=1)
 def identity() -> dict[str, str]:
     """Digest of the app's source, and the versions of torch and Python (without its patch level)."""
-    import torch
-
     digest = sha256()
     for path in sorted(APP.joinpath("lib").rglob("*.py")):
         digest.update(path.relative_to(APP).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return {
         "app": digest.hexdigest()[:12],
         # Builds for CPU and for CUDA may work side by side.
-        "torch": torch.__version__.partition("+")[0],
+        "torch": importlib.metadata.version("torch").partition("+")[0],
         "python": ".".join(platform.python_version_tuple()[:2]),
     }
 

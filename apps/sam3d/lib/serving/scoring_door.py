@@ -67,6 +67,10 @@ class ScoringTasks:
             raise answer(404, "nothing is being scored for a client" if is_running else "nobody has asked for scores")
         return tasks if is_all else tasks[0 if is_running else -1]
 
+    @property
+    def progress(self) -> dict[str, Any]:
+        return {**self._background.progress.as_json(), "message": self._background.progress.sentence}
+
     def stop(self) -> dict[str, Any] | None:
         """Stop the scorings that are going on; the first of them, or None."""
         with self._lock:
@@ -113,6 +117,11 @@ def scoring_door(tasks: ScoringTasks) -> APIRouter:
     @router.get("/scoring/")
     def status(all: bool = False, check_if_running: bool = False) -> Any:
         return tasks.status(all, check_if_running)
+
+    @router.get("/scoring/progress")
+    def progress() -> dict[str, Any]:
+        """How far the scores are, whoever asked for them; cheap enough for every viewer to ask again and again."""
+        return tasks.progress
 
     @router.post("/scoring/{method}")
     def score(method: str, params: dict[str, Any] | None = None, run_sync: bool = False) -> dict[str, Any]:

@@ -65,6 +65,7 @@ ROUTES = (
     Served("DELETE", "/train/", ADMIN, deed="stop training"),
     Served("POST", "/activelearning/{strategy}", U, Takes.JSON, "next sample"),
     Served("GET", "/scoring/", U),
+    Served("GET", "/scoring/progress", U),
     Served("POST", "/scoring/", A, Takes.JSON, "score"),
     Served("POST", "/scoring/{method}", A, Takes.JSON, "score"),
     Served("DELETE", "/scoring/", A, deed="stop scoring"),

@@ -252,6 +252,7 @@
     }
     if (of.bar && Date.now() > of.nextLook && !document.hidden) {
       of.nextLook = Infinity; // until this look has ended
+      lookAtScores(of).catch(() => {});
       lookAtTraining(of).catch(() => false).then((isEager) => {
         of.nextLook = Date.now() + (isEager ? TRAINING_MS : IDLE_MS);
       });
@@ -1012,6 +1013,11 @@
     return !figures || figures.state !== 'running';
   }
 
+  async function lookAtScores(of) {
+    const reply = await fetch(new URL('scoring/progress', SERVER));
+    of.bar.querySelector('#sam3d-scores').textContent = reply.ok ? sam3dScores.sentence(await reply.json()) : '';
+  }
+
   /* The panel's bars are white from end to end, whatever they say. */
   function fillBars() {
     learningTab().querySelectorAll('.w3-container').forEach((bar) => {
@@ -1120,6 +1126,7 @@
       <div role="status"></div>
       <div id="sam3d-volumes"></div>
       <div id="sam3d-training"></div>
+      <div id="sam3d-scores"></div>
       <button id="sam3d-settings">Server and options</button>
       <button id="sam3d-help">Keys (?)</button>`;
     bar.querySelector('#sam3d-undo').onclick = () => undo(of);

@@ -24,7 +24,7 @@ PAGE_SCRIPTS = tuple(
     Path(__file__).with_name(f"{name}.js")
     for name in (
         *("cases", "connection", "drafts", "keys", "painting", "palette", "replies", "slices", "starts", "strokes"),
-        *("training", "styles", "keys_dialog", "labelmap", "case_section", "page"),
+        *("training", "scores", "styles", "keys_dialog", "labelmap", "case_section", "page"),
     )
 )
 # What no page of the viewer is called.

@@ -25,7 +25,7 @@
     #sam3d-volumes { font-variant-numeric: tabular-nums; }
     #sam3d-volumes > div { margin: 3px 0; padding-left: 6px; border-left: 10px solid; }
     #sam3d-volumes button { margin: 0 1px; padding: 0 5px; font-size: 12px; }
-    #sam3d-training { color: #a0a8ff; overflow-wrap: anywhere; }
+    #sam3d-training, #sam3d-scores { color: #a0a8ff; overflow-wrap: anywhere; }
     #sam3d-case { margin: 4px 0; padding: 4px 0; border-top: 1px solid #3a3f99; border-bottom: 1px solid #3a3f99; overflow-wrap: anywhere; }
     #sam3d-case [data-part=others] { color: #ffd27a; }
     #sam3d-case input, #sam3d-case select { width: 11em; padding: 1px 4px; border: 1px solid #3a3f99; border-radius: 4px; background: #000; color: #fff; }
