@@ -71,6 +71,8 @@ class Progress:
     # Of a cluster; none while this machine scores.
     places: int = 0
     per_hour: float = 0.0
+    # Why this machine scores, although there is a cluster in the settings.
+    away: str = ""
 
     @property
     def is_complete(self) -> bool:
@@ -84,7 +86,8 @@ class Progress:
         done = f"{state}: {self.scored} of {self.total} images by {self.version or 'no version yet'}"
         places = f" on {self.places} places" if self.is_running and self.places else ""
         pace = f", {round(self.per_hour)} an hour, about {in_words(self.left_s)} left" if self.left_s else ""
-        return f"{done}{places}{pace}{failed}"
+        away = f", without the cluster ({self.away})" if self.is_running and self.away else ""
+        return f"{done}{places}{away}{pace}{failed}"
 
     def as_json(self) -> dict[str, Any]:
         """For /info/ and GET /scoring/."""
@@ -208,6 +211,7 @@ class BackgroundScoring:
         self._pace = Pace()
         cluster = self._link.awaited(self._asked_to_stop.is_set) if due else None
         if cluster is None:
+            self._progress = replace(self._progress, away=self._link.problem)
             return self._score_here(due, datastore, network, listed, share, may_move=True)
         left = self._score_there(cluster, due, datastore, network, listed)
         if left:

@@ -211,7 +211,16 @@ class _Flight:
 
     def _outcome(self, future: Future, order: Order) -> Outcome:
         try:
-            return future.result()
+            if future.status == "error":
+                raise future.exception(timeout=CONNECT_S)
+            return future.result(timeout=CONNECT_S)
+        except TimeoutError as error:
+            if future.status == "error":
+                return Failure(f"a worker ended {order.work} with {type(error).__name__}: {error}"[:300])
+            # Its worker died before it was fetched: it is made again.
+            self._look()
+            self._arrived.put(future)
+            return LOST
         except KilledWorker as error:
             return Failure(f"{order.image or order.key} ended {error.allowed_failures + 1} workers", is_lasting=True)
         except CancelledError:
