@@ -1,7 +1,7 @@
 """Kill what works together, at random moments, while drafts are stored: nothing is lost, doubled or half-written.
 
-`cli.py draft` stores, as a server does, and is killed most often; a scheduler and two workers are killed, too. What died
-is started again. In the end every image has exactly one draft, equal to the one that a single process makes.
+`cli.py draft` stores, as a server does, and is killed most often; a scheduler and two workers are killed, too. What
+died is started again. In the end every image has exactly one draft, equal to the one that a single process makes.
 
     python benchmarks/cluster_kills.py --kills 20
 """
