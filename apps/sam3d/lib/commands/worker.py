@@ -14,6 +14,9 @@ def add_options(options: argparse.ArgumentParser) -> None:
     options.add_argument(
         "--root", type=Path, metavar="DIR", help="the server's folder of studies, as this machine sees it"
     )
+    options.add_argument(
+        "--model-folder", type=Path, metavar="DIR", help="the server's model folder, as this machine sees it: to train"
+    )
     options.add_argument("--host", metavar="ADDRESS", help="own address to listen at; the one towards the scheduler")
     options.add_argument("--gpus", type=natural, metavar="N", help="GPUs to declare (1 with --device cuda, else 0)")
     options.add_argument("--threads", type=natural, metavar="N", help="CPU threads of PyTorch")
@@ -27,22 +30,29 @@ def run(args: argparse.Namespace) -> int:
 
     check_installed()
     access = Access(args.scheduler, **certificates_of(args))
-    if args.root is not None and not args.root.is_dir():
-        raise SettingsError(f"there is no folder {args.root}: mount the studies there, or leave --root away")
+    for folder, option, what in (args.root, "--root", "studies"), (args.model_folder, "--model-folder", "model folder"):
+        if folder is not None and not folder.is_dir():
+            raise SettingsError(f"there is no folder {folder}: mount the {what} there, or leave {option} away")
 
     import torch
 
     from lib.cluster.carrying import Place, take_orders
     from lib.cluster.dask_nodes import host_towards, serve_worker
     from lib.network.devices import device_named
+    from lib.trainers.update_order import NAME as UPDATE
+    from lib.trainers.update_work import update
     from lib.works.score import score
 
     set_threads(args.threads)
     device = device_named(settings_of(args).device)
-    take_orders({"score": score}, Place(str(device), args.root and args.root.resolve()))
+    model_folder = args.model_folder and args.model_folder.resolve()
+    place = Place(str(device), args.root and args.root.resolve(), model_folder=model_folder)
+    take_orders({"score": score, UPDATE: update}, place)
     gpus = args.gpus if args.gpus is not None else int(device.type == "cuda")
     if device.type == "cuda":
         torch.cuda.set_device(device)
     host = args.host or host_towards(access)
-    serve_worker(access, host, {"GPU": gpus} if gpus else {}, lambda at: print(f"worker at {at}", flush=True))
+    resources = {"GPU": gpus, "model_folder": int(model_folder is not None)}
+    declared = {name: count for name, count in resources.items() if count}
+    serve_worker(access, host, declared, lambda at: print(f"worker at {at}", flush=True))
     return 0
