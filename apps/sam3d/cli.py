@@ -14,6 +14,7 @@ from types import ModuleType
 from lib.commands import (
     backup,
     calibrate_scores,
+    cluster,
     convert_weights,
     demo,
     dicomweb,
@@ -46,6 +47,7 @@ COMMANDS: Mapping[str, ModuleType] = {
     "restore": restore,
     "demo": demo,
     "dicomweb": dicomweb,
+    "cluster": cluster,
     "scheduler": scheduler,
     "worker": worker,
 }

@@ -24,7 +24,7 @@ class PoolScoring(ScoringMethod):
     def info(self) -> dict[str, Any]:
         """The method as /info/ lists it, with how far the scores are."""
         progress = self._background.progress
-        about = {"scored": progress.scored, "total": progress.total, "version": progress.version}
+        about = progress.as_json()
         return {**super().info(), **about, "message": progress.sentence}
 
     def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:

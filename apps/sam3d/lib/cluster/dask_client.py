@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import queue
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import CancelledError
 from itertools import count, islice
 from typing import Any
@@ -57,6 +57,7 @@ class DaskCluster:
             raise ClusterError(f"the cluster {access.address} does not answer ({type(error).__name__})") from error
         self._numbers = count()
         self._held: dict[str, Any] = {}
+        self.last_width = 0
         try:
             said = self._ask()
             if odd := difference(identity(), said["identity"]):
@@ -69,7 +70,8 @@ class DaskCluster:
     @property
     def width(self) -> int:
         """Places that take orders now."""
-        return int(self._ask()["places"])
+        self.last_width = int(self._ask()["places"])
+        return self.last_width
 
     @property
     def resources(self) -> dict[str, float]:
@@ -150,7 +152,7 @@ class OnDask:
 
     def stream(
         self, orders: Iterable[Order], is_stopped: Callable[[], bool] = lambda: False
-    ) -> Iterator[tuple[Order, Outcome]]:
+    ) -> Generator[tuple[Order, Outcome], None, None]:
         flight = _Flight(self._cluster, self._weights, self._resources)
         source, is_over = iter(orders), False
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from typing import Protocol
 
 from lib.cluster.orders import Order, Outcome
@@ -17,7 +17,7 @@ class Executor(Protocol):
 
     def stream(
         self, orders: Iterable[Order], is_stopped: Callable[[], bool] = lambda: False
-    ) -> Iterator[tuple[Order, Outcome]]:
+    ) -> Generator[tuple[Order, Outcome], None, None]:
         """Orders with their outcomes (a `Failure` among them), as these come. Orders are taken from the iterable as
         there is room for them, in this thread; none is taken any more, and those on their way are given up, once
         `is_stopped`. Raises ClusterError when whoever carries them out has gone; what had no outcome then has none."""
@@ -33,7 +33,7 @@ class Here:
 
     def stream(
         self, orders: Iterable[Order], is_stopped: Callable[[], bool] = lambda: False
-    ) -> Iterator[tuple[Order, Outcome]]:
+    ) -> Generator[tuple[Order, Outcome], None, None]:
         for order in orders:
             if is_stopped():
                 return

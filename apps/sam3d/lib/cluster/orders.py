@@ -59,6 +59,14 @@ class Order:
             raise ClusterError(f"the order about {self.image or self.key} is longer than {LIMIT_BYTES} bytes")
         return text
 
+    @property
+    def is_short(self) -> bool:
+        """Whether it can travel; a path of many long names may be too long."""
+        try:
+            return bool(self.as_text())
+        except ClusterError:
+            return False
+
     @classmethod
     def from_text(cls, text: str) -> Order:
         """The order that was written; ClusterError for a text that is none."""

@@ -40,6 +40,10 @@ class Access:
     def host(self) -> str:
         return self.address.partition("://")[2].rpartition(":")[0].strip("[]")
 
+    @property
+    def port(self) -> int:
+        return int(self.address.rpartition(":")[2])
+
 
 def check_address(text: str) -> str:
     """The address of a scheduler as it is; SettingsError where nobody should be reached by it."""

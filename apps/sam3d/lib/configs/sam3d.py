@@ -13,9 +13,11 @@ from lib.activelearning.background import BackgroundScoring, known_pool, scores_
 from lib.activelearning.case_states import CaseStates
 from lib.activelearning.leases import Leases
 from lib.activelearning.presence import Presence
+from lib.activelearning.references import shared_root
 from lib.activelearning.scoring import PoolScoring
 from lib.activelearning.strategies import First, Random, Scored
 from lib.activelearning.unopened import Unopened
+from lib.cluster.link import Link
 from lib.datastore.identity import identity_of
 from lib.images.volumes import VolumeCache
 from lib.infers.model import SharedPredictor
@@ -42,7 +44,8 @@ class Sam3DConfig:
         self.unopened = Unopened(self._volumes.open)
         store = ScoreStore(scores_folder(Path(settings.model_folder), identity_of(studies)))
         self._pool = known_pool(store)
-        self.background = BackgroundScoring(self.model, store, self._pool)
+        self.link = Link(settings.cluster)
+        self.background = BackgroundScoring(self.model, store, self._pool, self.link, shared_root(studies))
 
     @property
     def labels(self) -> list[str]:

@@ -137,6 +137,11 @@ class ArchiveDatastore(DICOMWebDatastore, VersionedDatastore):
         """Address and login of the archive that this process serves; None where the archive is another's."""
         return (self._local.server.url, self._local.server.login) if self._local is not None else None
 
+    @property
+    def shared_address(self) -> str:
+        """Where other machines find the archive; empty where this process serves it to itself."""
+        return str(self._client.base_url) if self._local is None else ""
+
     # ----------------------------------------------------------------- images
 
     def list_images(self) -> list[str]:

@@ -102,7 +102,7 @@ class ScoringTasks:
     def _shown(self, task: dict[str, Any]) -> dict[str, Any]:
         is_going = task["status"] in (SUBMITTED, RUNNING)
         progress = self._background.progress
-        details = {"details": [progress.sentence], "scored": progress.scored, "total": progress.total}
+        details = {"details": [progress.sentence], **progress.as_json()}
         return {**task, **(details if is_going else {"details": [str(task.get("result", ""))]})}
 
 
