@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lib.commands.arguments import add_certificates, add_settings, certificates_of, natural, set_threads, settings_of
 from lib.errors import SettingsError
+from lib.locks import fault_of_locks
 
 
 def add_options(options: argparse.ArgumentParser) -> None:
@@ -46,6 +47,8 @@ def run(args: argparse.Namespace) -> int:
     set_threads(args.threads)
     device = device_named(settings_of(args).device)
     model_folder = args.model_folder and args.model_folder.resolve()
+    if model_folder is not None and (fault := fault_of_locks(model_folder)):
+        raise SettingsError(fault)
     place = Place(str(device), args.root and args.root.resolve(), model_folder=model_folder)
     take_orders({"score": score, UPDATE: update}, place)
     gpus = args.gpus if args.gpus is not None else int(device.type == "cuda")

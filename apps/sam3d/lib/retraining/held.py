@@ -10,16 +10,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lib.errors import TrainingError
+from lib.locks import WAY_OUT
 
 # Whoever asks whether the file is held holds it for a moment.
 ATTEMPTS, PAUSE_S = 10, 0.1
 
 
 class HeldFile:
-    """A text with a lock, in a folder that several machines may share."""
+    """A text with a lock, in a folder that several machines may share; `busy` says that another process holds it."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, busy: str) -> None:
+        self._path, self._busy = path, busy
 
     @contextmanager
     def holding(self, text: str) -> Iterator[None]:
@@ -33,10 +34,12 @@ class HeldFile:
                     break
                 except BlockingIOError:
                     if attempt + 1 == ATTEMPTS:
-                        raise TrainingError("another training is asked for: wait for its end, or stop it") from None
+                        raise TrainingError(self._busy) from None
                     time.sleep(PAUSE_S)
                 except OSError as error:
-                    raise TrainingError(f"{self._path.parent.name} takes no locks ({error.strerror})") from error
+                    raise TrainingError(
+                        f"{self._path.parent.name} takes no locks ({error.strerror}): {WAY_OUT}"
+                    ) from error
             file.truncate(0)
             file.write(text)
             file.flush()

@@ -87,14 +87,14 @@ def train_on_worker(cluster: DaskCluster, settings: Settings, studies: str) -> M
     where it cannot, or is gone: then the served version stays served, and the progress file says so."""
     request = _request(settings, studies)
     file = ProgressFile(settings.model_folder)
-    asked = HeldFile(settings.model_folder / ASKED)
+    asked, taken = held_files(settings.model_folder)
     logger.info("a worker of %s is asked to train", settings.cluster.cluster)
     with asked.holding(REQUESTS.dump_json(request).decode()):
-        watch = _Watch(cluster, file, HeldFile(settings.model_folder / TAKEN), request.word)
+        watch = _Watch(cluster, file, taken, request.word)
         outcome: Any = None
         try:
             orders = cluster.executor(resources=RESOURCES).stream([Order(NAME, request.word)], watch)
-            with closing(orders):  # type: ignore[type-var]
+            with closing(orders):
                 outcome = next((outcome for _, outcome in orders), None)
         except ClusterError as error:
             watch.problem = str(error)
@@ -103,6 +103,12 @@ def train_on_worker(cluster: DaskCluster, settings: Settings, studies: str) -> M
         return dict(outcome)
     _tell_failed(file, failure.sentence)
     raise TrainingError(failure.sentence)
+
+
+def held_files(model_folder: Path) -> tuple[HeldFile, HeldFile]:
+    """What is asked, held by the server that asks, and what is begun, held by the worker."""
+    busy = "another training is asked for: wait for its end, or stop it"
+    return HeldFile(model_folder / ASKED, busy), HeldFile(model_folder / TAKEN, busy)
 
 
 class _Watch:

@@ -27,7 +27,7 @@ from lib.retraining.retrain import retrain
 from lib.settings import Settings
 from lib.trainers.annotated import annotated_cases
 from lib.trainers.tracking import tracking_handlers
-from lib.trainers.update_order import ASKED, REQUESTS, TAKEN, Request
+from lib.trainers.update_order import REQUESTS, Request, held_files
 from lib.weights.checkpoints import open_network
 
 logger = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ def update(task: Task) -> Outcome:
     place = task.place
     if place.model_folder is None:
         raise ClusterError("this worker takes no trainings: start it with --model-folder, the server's, as it sees it")
-    asked, taken = HeldFile(place.model_folder / ASKED), HeldFile(place.model_folder / TAKEN)
+    asked, taken = held_files(place.model_folder)
     request = _read(asked, task.order.key)
     if taken.text() == request.word:
         raise ClusterError("the worker that trained is gone")

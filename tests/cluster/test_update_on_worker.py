@@ -1,0 +1,258 @@
+"""Update Model on a worker: a server, a scheduler and workers that see its folders by other paths, all on loopback."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("distributed", reason="needs the extra `cluster`: make setup CLUSTER=1")
+
+from lib.retraining.progress import ProgressFile
+from lib.weights.versions import VersionStore, open_served, versions_folder
+from network.small_runs import ball_cases, small_settings
+from node_processes import Node
+from serving import REQUEST_LIMIT_S, Server
+
+pytestmark = [pytest.mark.app, pytest.mark.slow]
+
+RUN_LIMIT_S = 400.0
+# Enough steps for the gate to find the version better than weights that know nothing.
+TRAINING = {"steps_per_epoch": "10", "learning_rate": "0.005", "publish_margin": "0", "max_label_drop": "1"}
+LONG = {"max_epochs": 10_000}
+CLICK = {"lesion": [[10, 10, 10]], "background": []}
+
+
+class Site:
+    """What the server has, and the same as other machines see it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, settings = folder, small_settings(folder)
+        self.studies, self.model = folder / "studies", folder / "model"
+        self.labels = {}
+        for case in ball_cases(self.studies, 5):
+            self.labels[case.id] = case.label.rename(folder / case.label.name)
+        self.model.mkdir()
+        checkpoint = self.model / "base.safetensors"
+        for path in (settings.checkpoint, settings.checkpoint.with_suffix(".json")):
+            shutil.copy(path, checkpoint.with_suffix(path.suffix))
+        self.conf = {"checkpoint": str(checkpoint), "model_folder": str(self.model), "labels": "lesion", **TRAINING}
+        (folder / "mnt").mkdir()
+        for name in ("studies", "model"):
+            (folder / "mnt" / name).symlink_to(folder / name)
+        self.scheduler = Node(folder / "scheduler.log", "scheduler", "--port", "0")
+        self.server = Server(
+            folder / "server",
+            self.studies,
+            {
+                **self.conf,
+                "device": "cpu",
+                "cluster": self.scheduler.address,
+                "cluster_wait_s": "5",
+                "score_share": "0",
+            },
+        )
+        self.n_workers = 0
+
+    @contextmanager
+    def worker(self, studies: Path | None = None, model: Path | None = None, gpus: int = 1) -> Iterator[Node]:
+        """One that declares a GPU; the folders are this site's unless others are named."""
+        self.n_workers += 1
+        root, model = studies or self.folder / "mnt" / "studies", model or self.folder / "mnt" / "model"
+        options = ["--root", str(root), "--model-folder", str(model), "--device", "cpu", "--gpus", str(gpus)]
+        log = self.folder / f"worker{self.n_workers}.log"
+        with Node(log, "worker", self.scheduler.address, *options, "--threads", "1") as node:
+            yield node
+
+    @property
+    def store(self) -> VersionStore:
+        settings = small_settings(self.folder)
+        return VersionStore(versions_folder(settings), open_served(settings).base)
+
+    def versions(self) -> list[str]:
+        return sorted(path.name for path in self.store.folder.glob("v*.safetensors"))
+
+    def is_training(self) -> bool:
+        return ProgressFile(self.model).is_running()
+
+    def train(self, body: dict[str, Any]) -> None:
+        answer = self.server.http.post(f"{self.server.url}/train/sam3d", json=body, timeout=REQUEST_LIMIT_S)
+        assert answer.ok, answer.text
+
+    def status(self) -> dict[str, Any]:
+        return self.server.http.get(f"{self.server.url}/train/", timeout=REQUEST_LIMIT_S).json()
+
+    def stats(self) -> dict[str, Any]:
+        return self.server.info()["train_stats"]["sam3d"]
+
+    def until(self, is_reached: Callable[[], bool]) -> None:
+        limit = time.monotonic() + RUN_LIMIT_S
+        while not is_reached():
+            assert time.monotonic() < limit, f"{self.status()}\n{self.server.log_tail()}"
+            time.sleep(0.3)
+
+    def finished(self) -> dict[str, Any]:
+        self.until(lambda: self.status()["status"] not in ("SUBMITTED", "RUNNING"))
+        return self.status()
+
+    def is_in_an_epoch(self) -> bool:
+        stats = self.stats()
+        return stats["total_epochs"] == LONG["max_epochs"] and stats["epoch"] >= 1
+
+    def click(self) -> str:
+        reply = self.server.infer(CLICK, image="case_0")
+        assert reply.status == 200, reply.detail
+        return str(reply.params["model_version"])
+
+    def submit(self) -> None:
+        for image, label in self.labels.items():
+            params = {"label_info": [{"name": "lesion", "idx": 1}], "model": "sam3d", "client_id": "test"}
+            answer = self.server.http.put(
+                f"{self.server.url}/datastore/label",
+                params={"image": image, "tag": "final"},
+                data={"params": json.dumps(params)},
+                files={"label": (f"{image}.nii.gz", label.read_bytes())},
+                timeout=REQUEST_LIMIT_S,
+            )
+            assert answer.ok, answer.text
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    made = Site(tmp_path_factory.mktemp("site"))
+    try:
+        with made.server:
+            made.submit()
+            yield made
+    finally:
+        made.scheduler.end()
+
+
+def check_nothing_changed(site: Site, before: tuple[str, list[str]]) -> None:
+    site.until(lambda: not site.is_training())
+    assert (site.click(), site.versions()) == before
+    assert not list(site.model.rglob(".*.safetensors.*"))
+
+
+def test_a_worker_trains_publishes_once_and_is_seen_to(site: Site) -> None:
+    assert site.click() == "small"
+    with site.worker() as worker:
+        epochs, pointers = set[int](), set[bytes]()
+        pointer = site.store.folder / "served.json"
+
+        def is_over() -> bool:
+            stats = site.stats()
+            if stats["state"] == "running":
+                epochs.add(stats["epoch"])
+            pointers.add(pointer.read_bytes() if pointer.exists() else b"")
+            return site.status()["status"] not in ("SUBMITTED", "RUNNING")
+
+        site.train({"max_epochs": 6})
+        site.until(is_over)
+        ended = site.status()
+        assert ended["status"] == "DONE", ended
+        said = "\n".join(ended["details"])
+        print(f"epochs seen from the server while the worker trained: {sorted(epochs)}")
+        assert len(epochs & {1, 2, 3, 4, 5, 6}) >= 2
+        assert "epoch   6 of 6 [####################]" in worker.said()
+        assert "a worker of tcp://127.0.0.1:" in said
+        assert "this machine trains" not in said
+    assert (site.store.published(), site.versions()) == (["v1"], ["v1.safetensors"])
+    print(f"contents of the pointer file seen: {len(pointers - {b''})}")
+    assert len(pointers) == 2  # none, and the one
+    stats = site.stats()
+    assert stats["state"] == "done"
+    assert stats["message"].startswith("v1 published")
+    assert site.click() == "small+v1"
+
+
+def test_a_training_that_is_stopped_ends_on_the_worker_which_takes_the_next_one(site: Site) -> None:
+    before = site.click(), site.versions()
+    with site.worker() as worker:
+        site.train(LONG)
+        site.until(site.is_in_an_epoch)
+        assert site.is_training()
+        stopped = site.server.http.delete(f"{site.server.url}/train/", timeout=REQUEST_LIMIT_S).json()
+        assert stopped["status"] == "STOPPED"
+        check_nothing_changed(site, before)
+        stats = site.stats()
+        assert stats["state"] == "stopped"
+        assert stats["message"].startswith("stopped in epoch ")
+        site.train({"max_epochs": 1})
+        ended = site.finished()
+        assert ended["status"] == "DONE", ended
+        assert "epoch   1 of 1 [####################]" in worker.said()
+
+
+def test_a_worker_that_dies_takes_its_training_along_and_the_server_says_so(site: Site) -> None:
+    before = site.click(), site.versions()
+    with site.worker() as worker:
+        site.train(LONG)
+        site.until(site.is_in_an_epoch)
+        worker.kill()
+        ended = site.finished()
+    assert ended["status"] == "ERROR"
+    assert "the worker that trained is gone" in "\n".join(ended["details"])
+    check_nothing_changed(site, before)
+    stats = site.stats()
+    assert (stats["state"], stats["message"]) == (
+        "failed",
+        "failed, nothing was changed: the worker that trained is gone",
+    )
+
+
+def test_the_next_worker_does_not_begin_anew_what_another_died_of(site: Site) -> None:
+    before = site.click(), site.versions()
+    with site.worker() as first, site.worker() as second:
+        site.train(LONG)
+        site.until(site.is_in_an_epoch)
+        busy, other = (first, second) if "epoch   1 of" in first.said() else (second, first)
+        busy.kill()
+        assert site.finished()["status"] == "ERROR"
+        check_nothing_changed(site, before)
+        assert "epoch" not in other.said()
+    assert site.stats()["message"] == "failed, nothing was changed: the worker that trained is gone"
+
+
+@pytest.mark.parametrize(
+    ("place", "sentence"),
+    [
+        ("model", "this worker's --model-folder is not the server's"),
+        ("studies", "the studies that this worker sees, or their labels, are others than the server's"),
+    ],
+)
+def test_what_is_not_shared_is_refused(site: Site, tmp_path: Path, place: str, sentence: str) -> None:
+    before = site.click(), site.versions()
+    with site.worker(**{place: tmp_path}):
+        site.train({"max_epochs": 1})
+        ended = site.finished()
+    assert ended["status"] == "ERROR"
+    assert sentence in "\n".join(ended["details"])
+    check_nothing_changed(site, before)
+    assert sentence in site.stats()["message"]
+    assert not list(tmp_path.iterdir())  # what is none of the server's is left as it was
+
+
+def test_without_a_worker_that_can_this_machine_trains_and_says_so(site: Site) -> None:
+    with site.worker(gpus=0) as worker:
+        site.train({"max_epochs": 1})
+        ended = site.finished()
+        assert "epoch" not in worker.said()
+    assert ended["status"] == "DONE"
+    said = "\n".join(ended["details"])
+    assert "no worker has a GPU and was started with --model-folder: this machine trains" in said
+    assert "epoch   1 of 1 [####################]" in said
+
+
+def test_with_the_scheduler_away_this_machine_trains_and_says_so(site: Site) -> None:
+    site.scheduler.kill()
+    site.train({"max_epochs": 1})
+    ended = site.finished()
+    assert ended["status"] == "DONE"
+    assert "does not answer" in "\n".join(ended["details"])
