@@ -207,6 +207,19 @@ def test_a_worker_that_dies_takes_its_training_along_and_the_server_says_so(site
     )
 
 
+def test_a_worker_that_is_asked_to_end_ends_its_training_and_itself(site: Site) -> None:
+    before = site.click(), site.versions()
+    with site.worker() as worker:
+        site.train(LONG)
+        site.until(site.is_in_an_epoch)
+        worker.process.terminate()
+        assert worker.process.wait(120) == 0, worker.said()
+        check_nothing_changed(site, before)
+        ended = site.finished()
+    assert ended["status"] == "ERROR"
+    assert site.stats()["message"] == "failed, nothing was changed: the worker that trained is gone"
+
+
 def test_the_next_worker_does_not_begin_anew_what_another_died_of(site: Site) -> None:
     before = site.click(), site.versions()
     with site.worker() as first, site.worker() as second:

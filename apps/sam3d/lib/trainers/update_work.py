@@ -59,9 +59,9 @@ def update(task: Task) -> Outcome:
 
 def _read(asked: HeldFile, word: str) -> Request:
     try:
-        request: Request = REQUESTS.validate_json(asked.text())
+        request: Request | None = REQUESTS.validate_json(asked.text())
     except ValidationError:
-        request = None  # type: ignore[assignment]
+        request = None
     if request is None or request.word != word:
         raise ClusterError(
             "this worker's --model-folder is not the server's, for what the server asks is not in it: mount that folder"
@@ -74,9 +74,9 @@ def _supervised(asked: HeldFile, request: Request, studies: str, model_folder: P
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     settings = _here(request.settings, model_folder, device)
-    process = context.Process(
-        target=_train, args=(sender, request, studies, settings, torch.get_num_threads()), name="update"
-    )
+    given = (sender, request, studies, settings, torch.get_num_threads())
+    # A daemon: a worker that is asked to end does not wait for it, but ends it.
+    process = context.Process(target=_train, args=given, name="update", daemon=True)
     process.start()
     sender.close()
     try:
