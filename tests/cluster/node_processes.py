@@ -33,12 +33,6 @@ class Node:
             self.end()
             raise
 
-    def __enter__(self) -> Node:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.end()
-
     def kill(self) -> None:
         """End it at once, as a crash does."""
         self.process.kill()

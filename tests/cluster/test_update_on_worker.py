@@ -6,7 +6,6 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ RUN_LIMIT_S = 400.0
 # Enough steps for the gate to find the version better than weights that know nothing.
 TRAINING = {"steps_per_epoch": "10", "learning_rate": "0.005", "publish_margin": "0", "max_label_drop": "1"}
 LONG = {"max_epochs": 10_000}
+GONE = "the worker that trained is gone"
 CLICK = {"lesion": [[10, 10, 10]], "background": []}
 
 
@@ -58,17 +58,24 @@ class Site:
                 "score_share": "0",
             },
         )
-        self.n_workers = 0
+        self.started: list[Node] = []
 
-    @contextmanager
-    def worker(self, studies: Path | None = None, model: Path | None = None, gpus: int = 1) -> Iterator[Node]:
-        """One that declares a GPU; the folders are this site's unless others are named."""
-        self.n_workers += 1
-        root, model = studies or self.folder / "mnt" / "studies", model or self.folder / "mnt" / "model"
-        options = ["--root", str(root), "--model-folder", str(model), "--device", "cpu", "--gpus", str(gpus)]
-        log = self.folder / f"worker{self.n_workers}.log"
-        with Node(log, "worker", self.scheduler.address, *options, "--threads", "1") as node:
-            yield node
+    def workers(self, count: int, model: Path | None = None) -> list[Node]:
+        """So many that run, each with a GPU to declare; those that are missing are started."""
+        running = [node for node in self.started if node.process.poll() is None]
+        model = model or self.folder / "mnt" / "model"
+        options = ["--root", str(self.folder / "mnt" / "studies"), "--model-folder", str(model), "--device", "cpu"]
+        while len(running) < count:
+            log = self.folder / f"worker{len(self.started)}.log"
+            node = Node(log, "worker", self.scheduler.address, *options, "--gpus", "1", "--threads", "1")
+            self.started.append(node)
+            running.append(node)
+        return running
+
+    def end(self) -> None:
+        """End whatever was started beside the server."""
+        for node in (*self.started, self.scheduler):
+            node.end()
 
     @property
     def store(self) -> VersionStore:
@@ -131,7 +138,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
             made.submit()
             yield made
     finally:
-        made.scheduler.end()
+        made.end()
 
 
 def check_nothing_changed(site: Site, before: tuple[str, list[str]]) -> None:
@@ -142,27 +149,28 @@ def check_nothing_changed(site: Site, before: tuple[str, list[str]]) -> None:
 
 def test_a_worker_trains_publishes_once_and_is_seen_to(site: Site) -> None:
     assert site.click() == "small"
-    with site.worker() as worker:
-        epochs, pointers = set[int](), set[bytes]()
-        pointer = site.store.folder / "served.json"
+    [worker] = site.workers(1)
+    epochs, pointers = set[int](), set[bytes]()
+    pointer = site.store.folder / "served.json"
 
-        def is_over() -> bool:
-            stats = site.stats()
-            if stats["state"] == "running":
-                epochs.add(stats["epoch"])
-            pointers.add(pointer.read_bytes() if pointer.exists() else b"")
-            return site.status()["status"] not in ("SUBMITTED", "RUNNING")
+    def is_over() -> bool:
+        stats = site.stats()
+        if stats["state"] == "running":
+            epochs.add(stats["epoch"])
+        pointers.add(pointer.read_bytes() if pointer.exists() else b"")
+        return site.status()["status"] not in ("SUBMITTED", "RUNNING")
 
-        site.train({"max_epochs": 6})
-        site.until(is_over)
-        ended = site.status()
-        assert ended["status"] == "DONE", ended
-        said = "\n".join(ended["details"])
-        print(f"epochs seen from the server while the worker trained: {sorted(epochs)}")
-        assert len(epochs & {1, 2, 3, 4, 5, 6}) >= 2
-        assert "epoch   6 of 6 [####################]" in worker.said()
-        assert "a worker of tcp://127.0.0.1:" in said
-        assert "this machine trains" not in said
+    site.train({"max_epochs": 6})
+    site.until(is_over)
+    ended = site.status()
+    assert ended["status"] == "DONE", ended
+    said = "\n".join(ended["details"])
+    print(f"epochs seen from the server while the worker trained: {sorted(epochs)}")
+    assert len(epochs & {1, 2, 3, 4, 5, 6}) >= 2
+    assert "epoch   6 of 6 [####################]" in worker.said()
+    assert "a worker of tcp://127.0.0.1:" in site.server.log.read_text()
+    assert "this machine trains" not in site.server.log.read_text()
+    assert "v1 published" in said
     assert (site.store.published(), site.versions()) == (["v1"], ["v1.safetensors"])
     print(f"contents of the pointer file seen: {len(pointers - {b''})}")
     assert len(pointers) == 2  # none, and the one
@@ -173,99 +181,68 @@ def test_a_worker_trains_publishes_once_and_is_seen_to(site: Site) -> None:
 
 
 def test_a_training_that_is_stopped_ends_on_the_worker_which_takes_the_next_one(site: Site) -> None:
-    before = site.click(), site.versions()
-    with site.worker() as worker:
-        site.train(LONG)
-        site.until(site.is_in_an_epoch)
-        assert site.is_training()
-        stopped = site.server.http.delete(f"{site.server.url}/train/", timeout=REQUEST_LIMIT_S).json()
-        assert stopped["status"] == "STOPPED"
-        check_nothing_changed(site, before)
-        stats = site.stats()
-        assert stats["state"] == "stopped"
-        assert stats["message"].startswith("stopped in epoch ")
-        site.train({"max_epochs": 1})
-        ended = site.finished()
-        assert ended["status"] == "DONE", ended
-        assert "epoch   1 of 1 [####################]" in worker.said()
-
-
-def test_a_worker_that_dies_takes_its_training_along_and_the_server_says_so(site: Site) -> None:
-    before = site.click(), site.versions()
-    with site.worker() as worker:
-        site.train(LONG)
-        site.until(site.is_in_an_epoch)
-        worker.kill()
-        ended = site.finished()
-    assert ended["status"] == "ERROR"
-    assert "the worker that trained is gone" in "\n".join(ended["details"])
+    before, [worker] = (site.click(), site.versions()), site.workers(1)
+    site.train(LONG)
+    site.until(site.is_in_an_epoch)
+    assert site.is_training()
+    stopped = site.server.http.delete(f"{site.server.url}/train/", timeout=REQUEST_LIMIT_S).json()
+    assert stopped["status"] == "STOPPED"
     check_nothing_changed(site, before)
     stats = site.stats()
-    assert (stats["state"], stats["message"]) == (
-        "failed",
-        "failed, nothing was changed: the worker that trained is gone",
-    )
+    assert stats["state"] == "stopped"
+    assert stats["message"].startswith("stopped in epoch ")
+    site.train({"max_epochs": 1})
+    ended = site.finished()
+    assert ended["status"] == "DONE", ended
+    assert "epoch   1 of 1 [####################]" in worker.said()
+
+
+def test_a_worker_that_dies_takes_its_training_along_which_no_other_begins_anew(site: Site) -> None:
+    before, (first, second) = (site.click(), site.versions()), site.workers(2)
+    lines = {worker: worker.said().count("epoch ") for worker in (first, second)}
+    site.train(LONG)
+    site.until(site.is_in_an_epoch)
+    busy, other = (first, second) if first.said().count("epoch ") > lines[first] else (second, first)
+    busy.kill()
+    ended = site.finished()
+    assert ended["status"] == "ERROR"
+    assert GONE in "\n".join(ended["details"])
+    check_nothing_changed(site, before)
+    assert other.said().count("epoch ") == lines[other]
+    assert (site.stats()["state"], site.stats()["message"]) == ("failed", f"failed, nothing was changed: {GONE}")
 
 
 def test_a_worker_that_is_asked_to_end_ends_its_training_and_itself(site: Site) -> None:
-    before = site.click(), site.versions()
-    with site.worker() as worker:
-        site.train(LONG)
-        site.until(site.is_in_an_epoch)
-        worker.process.terminate()
-        assert worker.process.wait(120) == 0, worker.said()
-        check_nothing_changed(site, before)
-        ended = site.finished()
-    assert ended["status"] == "ERROR"
-    assert site.stats()["message"] == "failed, nothing was changed: the worker that trained is gone"
-
-
-def test_the_next_worker_does_not_begin_anew_what_another_died_of(site: Site) -> None:
-    before = site.click(), site.versions()
-    with site.worker() as first, site.worker() as second:
-        site.train(LONG)
-        site.until(site.is_in_an_epoch)
-        busy, other = (first, second) if "epoch   1 of" in first.said() else (second, first)
-        busy.kill()
-        assert site.finished()["status"] == "ERROR"
-        check_nothing_changed(site, before)
-        assert "epoch" not in other.said()
-    assert site.stats()["message"] == "failed, nothing was changed: the worker that trained is gone"
-
-
-@pytest.mark.parametrize(
-    ("place", "sentence"),
-    [
-        ("model", "this worker's --model-folder is not the server's"),
-        ("studies", "the studies that this worker sees, or their labels, are others than the server's"),
-    ],
-)
-def test_what_is_not_shared_is_refused(site: Site, tmp_path: Path, place: str, sentence: str) -> None:
-    before = site.click(), site.versions()
-    with site.worker(**{place: tmp_path}):
-        site.train({"max_epochs": 1})
-        ended = site.finished()
-    assert ended["status"] == "ERROR"
-    assert sentence in "\n".join(ended["details"])
+    before, [worker] = (site.click(), site.versions()), site.workers(1)
+    site.train(LONG)
+    site.until(site.is_in_an_epoch)
+    worker.process.terminate()
+    assert worker.process.wait(180) == 0, worker.said()
     check_nothing_changed(site, before)
-    assert sentence in site.stats()["message"]
-    assert not list(tmp_path.iterdir())  # what is none of the server's is left as it was
+    assert site.finished()["status"] == "ERROR"
+    assert site.stats()["message"] == f"failed, nothing was changed: {GONE}"
 
 
-def test_without_a_worker_that_can_this_machine_trains_and_says_so(site: Site) -> None:
-    with site.worker(gpus=0) as worker:
-        site.train({"max_epochs": 1})
-        ended = site.finished()
-        assert "epoch" not in worker.said()
-    assert ended["status"] == "DONE"
-    said = "\n".join(ended["details"])
-    assert "no worker has a GPU and was started with --model-folder: this machine trains" in said
-    assert "epoch   1 of 1 [####################]" in said
-
-
-def test_with_the_scheduler_away_this_machine_trains_and_says_so(site: Site) -> None:
-    site.scheduler.kill()
+def test_without_workers_this_machine_trains_and_says_so(site: Site) -> None:
+    for worker in site.workers(0):
+        worker.end()
     site.train({"max_epochs": 1})
     ended = site.finished()
     assert ended["status"] == "DONE"
-    assert "does not answer" in "\n".join(ended["details"])
+    assert "this machine trains" in site.server.log.read_text()
+    assert "epoch   1 of 1 [####################]" in "\n".join(ended["details"])
+
+
+def test_a_worker_with_another_model_folder_refuses_and_the_server_says_why(site: Site, tmp_path: Path) -> None:
+    for worker in site.workers(0):
+        worker.end()
+    before, [worker] = (site.click(), site.versions()), site.workers(1, tmp_path)
+    site.train({"max_epochs": 1})
+    ended = site.finished()
+    worker.end()
+    assert ended["status"] == "ERROR"
+    sentence = "this worker's --model-folder is not the server's"
+    assert sentence in "\n".join(ended["details"])
+    check_nothing_changed(site, before)
+    assert sentence in site.stats()["message"]
+    assert not list(tmp_path.iterdir())

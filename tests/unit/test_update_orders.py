@@ -6,14 +6,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from lib.cluster.carrying import Place, Task
 from lib.cluster.orders import Order
-from lib.errors import ClusterError, TrainingError
+from lib.datastore.identity import word_in
+from lib.datastore.opening import folder_of_labels
+from lib.errors import ClusterError, TrainingError, WeightsError
 from lib.network.weights import Card
 from lib.settings import PRESETS, NetworkSettings, Settings
 from lib.trainers import update_order, update_work
-from lib.trainers.update_order import NAME, REQUESTS, Request, held_files
+from lib.trainers.update_order import ASKED, NAME, REQUESTS, Request, held_files
 from lib.trainers.update_work import update
 
 CARD = Card("tiny", NetworkSettings(), PRESETS["ct"], 1.0)
@@ -67,8 +70,11 @@ def test_labels_that_may_only_be_read_are_not_sent_for(tmp_path: Path, monkeypat
 
 def test_a_worker_refuses_what_it_cannot_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(update_work, "_supervised", lambda *_: "trained")
-    place, asked = Place("cpu", tmp_path, model_folder=tmp_path), held_files(tmp_path)[0]
-    text = REQUESTS.dump_json(request()).decode()
+    studies, model = tmp_path / "studies", tmp_path / "model"
+    for folder in (studies, model):
+        folder.mkdir()
+    place, (asked, taken) = Place("cpu", studies, model_folder=model), held_files(model)
+    text = REQUESTS.dump_json(request(labels_in=word_in(studies))).decode()
     with pytest.raises(ClusterError, match="takes no trainings: start it with --model-folder"):
         asked_of(replace(place, model_folder=None))
     for other in ("", "{", REQUESTS.dump_json(request(word="other")).decode()):
@@ -81,13 +87,68 @@ def test_a_worker_refuses_what_it_cannot_do(tmp_path: Path, monkeypatch: pytest.
     with asked.holding(text):
         with pytest.raises(ClusterError, match="no folder of studies: start it with --root"):
             asked_of(replace(place, root=None))
+        with pytest.raises(ClusterError, match="are others than the server's: name the folder that is served"):
+            asked_of(replace(place, root=model))
+        assert sorted(path.name for path in model.iterdir()) == [ASKED]  # what is not the server's stays as it was
         assert asked_of(place) == "trained"
-        assert held_files(tmp_path)[1].text() == "w"
+        assert taken.text() == "w"
         with pytest.raises(ClusterError, match="the worker that trained is gone"):
             asked_of(place)
 
 
-def test_an_archives_studies_need_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_archives_studies_need_no_folder_but_that_of_their_labels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, model = "https://archive.example.org/dicom-web", tmp_path / "model"
+    monkeypatch.setattr("monailabel.config.settings.MONAI_LABEL_DICOMWEB_CACHE_PATH", str(tmp_path / "cache"))
     monkeypatch.setattr(update_work, "_supervised", lambda _asked, _request, studies, *_: studies)
-    with held_files(tmp_path)[0].holding(REQUESTS.dump_json(request(archive="https://a.example/dicom")).decode()):
-        assert asked_of(Place("cpu", None, model_folder=tmp_path)) == "https://a.example/dicom"
+    text = REQUESTS.dump_json(request(archive=url, labels_in=word_in(folder_of_labels(url)))).decode()
+    with held_files(model)[0].holding(text):
+        monkeypatch.setattr("monailabel.config.settings.MONAI_LABEL_DICOMWEB_CACHE_PATH", str(tmp_path / "other"))
+        with pytest.raises(ClusterError, match="or their labels, are others than the server's"):
+            asked_of(Place("cpu", None, model_folder=model))
+        monkeypatch.setattr("monailabel.config.settings.MONAI_LABEL_DICOMWEB_CACHE_PATH", str(tmp_path / "cache"))
+        assert asked_of(Place("cpu", None, model_folder=model)) == url
+
+
+def test_other_weights_than_the_servers_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(update_work, "open_network", lambda _: (None, replace(CARD, sha256="c")))
+    with pytest.raises(WeightsError, match="are others than the server's: put them into the model folder"):
+        update_work._result(request(), str(tmp_path), Settings())
+
+
+@pytest.mark.parametrize(
+    ("conf", "resources", "is_asked", "said"),
+    [
+        ({"device": "cpu"}, {}, False, ""),
+        ({"device": "cpu", "cluster": "tcp://127.0.0.1:9"}, {"GPU": 2.0}, False, "no worker has a GPU and was started"),
+        ({"device": "cpu", "cluster": "tcp://127.0.0.1:9"}, {"model_folder": 1.0}, False, "this machine trains"),
+        ({"device": "cpu", "cluster": "tcp://127.0.0.1:9"}, None, False, "does not answer: this machine trains"),
+        ({"device": "cpu", "cluster": "tcp://127.0.0.1:9"}, {"GPU": 2.0, "model_folder": 1.0}, True, ""),
+        ({"device": "cuda", "cluster": "tcp://127.0.0.1:9"}, {"GPU": 2.0, "model_folder": 1.0}, False, ""),
+    ],
+)
+def test_a_worker_is_asked_where_it_can_what_this_machine_cannot(
+    conf: dict[str, str],
+    resources: dict[str, float] | None,
+    is_asked: bool,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    pytest.importorskip("distributed", reason="needs the extra `cluster`: make setup CLUSTER=1")
+
+    class Cluster:
+        def __init__(self, *_: object) -> None:
+            if resources is None:
+                raise ClusterError("the cluster does not answer")
+            self.resources = resources
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr("lib.cluster.dask_client.DaskCluster", Cluster)
+    monkeypatch.setattr(update_order, "device_named", torch.device)
+    assert (update_order.cluster_for_training(Settings.from_conf(conf)) is not None) == is_asked
+    assert said in caplog.text
+    assert bool(caplog.text) == bool(said)

@@ -53,8 +53,14 @@ def update(task: Task) -> Outcome:
         )
     if not request.archive and place.root is None:
         raise ClusterError("this worker has no folder of studies: start it with --root, the server's, as it sees it")
+    studies = request.archive or str(place.root)
+    if known_word(folder_of_labels(studies)) != request.labels_in:
+        raise ClusterError(
+            "the studies that this worker sees, or their labels, are others than the server's: name the folder that is "
+            "served with --root"
+        )
     with taken.holding(request.word):
-        return _supervised(asked, request, request.archive or str(place.root), place.model_folder, place.device)
+        return _supervised(asked, request, studies, place.model_folder, place.device)
 
 
 def _read(asked: HeldFile, word: str) -> Request:
@@ -124,11 +130,6 @@ def _end_with_the_worker() -> None:
 
 
 def _result(request: Request, studies: str, settings: Settings) -> dict[str, Any]:
-    if known_word(folder_of_labels(studies)) != request.labels_in:
-        raise ClusterError(
-            "the studies that this worker sees, or their labels, are others than the server's: name the folder that is "
-            "served with --root"
-        )
     base = open_network(settings)[1].sha256
     if base != request.base:
         raise WeightsError(
