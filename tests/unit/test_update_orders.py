@@ -122,10 +122,10 @@ def test_other_weights_than_the_servers_are_refused(tmp_path: Path, monkeypatch:
     [
         ({"device": "cpu"}, {}, False, ""),
         ({"device": "cpu", "cluster": "tcp://127.0.0.1:9"}, {"GPU": 2.0}, False, "no worker has a GPU and was started"),
-        ({"device": "cpu", "cluster": "tcp://127.0.0.1:9"}, {"model_folder": 1.0}, False, "this machine trains"),
+        ({"device": "cpu", "cluster": "tcp://127.0.0.1:9"}, {"training": 1.0}, False, "this machine trains"),
         ({"device": "cpu", "cluster": "tcp://127.0.0.1:9"}, None, False, "does not answer: this machine trains"),
-        ({"device": "cpu", "cluster": "tcp://127.0.0.1:9"}, {"GPU": 2.0, "model_folder": 1.0}, True, ""),
-        ({"device": "cuda", "cluster": "tcp://127.0.0.1:9"}, {"GPU": 2.0, "model_folder": 1.0}, False, ""),
+        ({"device": "cpu", "cluster": "tcp://127.0.0.1:9"}, {"GPU": 2.0, "training": 1.0}, True, ""),
+        ({"device": "cuda", "cluster": "tcp://127.0.0.1:9"}, {"GPU": 2.0, "training": 1.0}, False, ""),
     ],
 )
 def test_a_worker_is_asked_where_it_can_what_this_machine_cannot(

@@ -46,16 +46,18 @@ def run(args: argparse.Namespace) -> int:
 
     set_threads(args.threads)
     device = device_named(settings_of(args).device)
+    gpus = args.gpus if args.gpus is not None else int(device.type == "cuda")
     model_folder = args.model_folder and args.model_folder.resolve()
     if model_folder is not None and (fault := fault_of_locks(model_folder)):
         raise SettingsError(fault)
+    if model_folder is not None and not gpus:
+        raise SettingsError("--model-folder is for trainings, which take a GPU: give --device cuda, or --gpus 1, too")
     place = Place(str(device), args.root and args.root.resolve(), model_folder=model_folder)
     take_orders({"score": score, UPDATE: update}, place)
-    gpus = args.gpus if args.gpus is not None else int(device.type == "cuda")
     if device.type == "cuda":
         torch.cuda.set_device(device)
     host = args.host or host_towards(access)
-    resources = {"GPU": gpus, "model_folder": int(model_folder is not None)}
+    resources = {"GPU": gpus, "training": int(model_folder is not None)}
     declared = {name: count for name, count in resources.items() if count}
     serve_worker(access, host, declared, lambda at: print(f"worker at {at}", flush=True))
     return 0

@@ -37,8 +37,8 @@ logger = logging.getLogger(__name__)
 
 NAME = "update"
 ASKED, TAKEN = ".training.asked", ".training.taken"
-# A worker declares the second where it was told a model folder.
-RESOURCES = {"GPU": 1.0, "model_folder": 1.0}
+# A worker declares the second where it has the first and was told a model folder.
+RESOURCES = {"GPU": 1.0, "training": 1.0}
 # A worker whose hold ended, and from which nothing came, is gone; so long a run that was stopped may take to end.
 GONE_S, END_S = 10.0, 15.0
 
