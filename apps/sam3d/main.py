@@ -26,6 +26,7 @@ from monailabel.interfaces.tasks.train import TrainTask
 
 from lib.activelearning.case_states import counts as state_counts
 from lib.activelearning.case_states import rejected
+from lib.activelearning.drafts import Drafts
 from lib.activelearning.presence import CLICKED_S
 from lib.activelearning.strategies import next_case
 from lib.configs.sam3d import Sam3DConfig
@@ -85,6 +86,9 @@ class MyApp(MONAILabelApp):
 
     def init_trainers(self) -> dict[str, TrainTask]:
         return self.config.trainers()
+
+    def init_batch_infer(self) -> Drafts:
+        return self.config.drafts()
 
     def init_strategies(self) -> dict[str, Strategy]:
         return self.config.strategies()

@@ -50,7 +50,7 @@ def info_once(server: Server, holds: Any) -> dict[str, Any]:
 def test_all_images_are_scored_unasked_and_the_name_random_answers_by_their_scores(server: Server) -> None:
     info = info_once(server, lambda info: info["scoring"]["hybrid"]["scored"] == 3)
     assert info["scoring"]["hybrid"]["version"] == "base"
-    assert len(list(server.studies.with_name("model").glob("scores/*/*.json"))) == 3
+    assert len(list(server.studies.with_name("model").glob("scores/*/*/*.json"))) == 3
     sample = post(server, "/activelearning/random", {"client_id": "anna"}).json()
     assert sample["id"] in NAMES
     assert sample["reason"].startswith("expected ")

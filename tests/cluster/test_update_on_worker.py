@@ -11,12 +11,10 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("distributed", reason="needs the extra `cluster`: make setup CLUSTER=1")
-
 from lib.retraining.progress import ProgressFile
 from lib.weights.versions import VersionStore, open_served, versions_folder
 from network.small_runs import ball_cases, small_settings
-from node_processes import Node
+from nodes import Node, Nodes
 from serving import REQUEST_LIMIT_S, Server
 
 pytestmark = [pytest.mark.app, pytest.mark.slow]
@@ -46,7 +44,8 @@ class Site:
         (folder / "mnt").mkdir()
         for name in ("studies", "model"):
             (folder / "mnt" / name).symlink_to(folder / name)
-        self.scheduler = Node(folder / "scheduler.log", "scheduler", "--port", "0")
+        self.nodes = Nodes(folder / "nodes")
+        self.scheduler = self.nodes.scheduler()
         self.server = Server(
             folder / "server",
             self.studies,
@@ -63,19 +62,13 @@ class Site:
     def workers(self, count: int, model: Path | None = None) -> list[Node]:
         """So many that run, each with a GPU to declare; those that are missing are started."""
         running = [node for node in self.started if node.process.poll() is None]
-        model = model or self.folder / "mnt" / "model"
-        options = ["--root", str(self.folder / "mnt" / "studies"), "--model-folder", str(model), "--device", "cpu"]
+        mounted = self.folder / "mnt"
+        options = ["--model-folder", str(model or mounted / "model"), "--gpus", "1", "--threads", "1"]
         while len(running) < count:
-            log = self.folder / f"worker{len(self.started)}.log"
-            node = Node(log, "worker", self.scheduler.address, *options, "--gpus", "1", "--threads", "1")
-            self.started.append(node)
-            running.append(node)
+            running.append(self.nodes.worker(self.scheduler.address, mounted / "studies", *options))
+            self.started.append(running[-1])
+        assert all(node.address for node in running)
         return running
-
-    def end(self) -> None:
-        """End whatever was started beside the server."""
-        for node in (*self.started, self.scheduler):
-            node.end()
 
     @property
     def store(self) -> VersionStore:
@@ -133,12 +126,9 @@ class Site:
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     made = Site(tmp_path_factory.mktemp("site"))
-    try:
-        with made.server:
-            made.submit()
-            yield made
-    finally:
-        made.end()
+    with made.nodes, made.server:
+        made.submit()
+        yield made
 
 
 def check_nothing_changed(site: Site, before: tuple[str, list[str]]) -> None:
@@ -167,7 +157,7 @@ def test_a_worker_trains_publishes_once_and_is_seen_to(site: Site) -> None:
     said = "\n".join(ended["details"])
     print(f"epochs seen from the server while the worker trained: {sorted(epochs)}")
     assert len(epochs & {1, 2, 3, 4, 5, 6}) >= 2
-    assert "epoch   6 of 6 [####################]" in worker.said()
+    assert "epoch   6 of 6 [####################]" in worker.told()
     assert "a worker of tcp://127.0.0.1:" in site.server.log.read_text()
     assert "this machine trains" not in site.server.log.read_text()
     assert "v1 published" in said
@@ -194,21 +184,21 @@ def test_a_training_that_is_stopped_ends_on_the_worker_which_takes_the_next_one(
     site.train({"max_epochs": 1})
     ended = site.finished()
     assert ended["status"] == "DONE", ended
-    assert "epoch   1 of 1 [####################]" in worker.said()
+    assert "epoch   1 of 1 [####################]" in worker.told()
 
 
 def test_a_worker_that_dies_takes_its_training_along_which_no_other_begins_anew(site: Site) -> None:
     before, (first, second) = (site.click(), site.versions()), site.workers(2)
-    lines = {worker: worker.said().count("epoch ") for worker in (first, second)}
+    lines = {worker: worker.told().count("epoch ") for worker in (first, second)}
     site.train(LONG)
     site.until(site.is_in_an_epoch)
-    busy, other = (first, second) if first.said().count("epoch ") > lines[first] else (second, first)
+    busy, other = (first, second) if first.told().count("epoch ") > lines[first] else (second, first)
     busy.kill()
     ended = site.finished()
     assert ended["status"] == "ERROR"
     assert GONE in "\n".join(ended["details"])
     check_nothing_changed(site, before)
-    assert other.said().count("epoch ") == lines[other]
+    assert other.told().count("epoch ") == lines[other]
     assert (site.stats()["state"], site.stats()["message"]) == ("failed", f"failed, nothing was changed: {GONE}")
 
 
@@ -217,7 +207,7 @@ def test_a_worker_that_is_asked_to_end_ends_its_training_and_itself(site: Site) 
     site.train(LONG)
     site.until(site.is_in_an_epoch)
     worker.process.terminate()
-    assert worker.process.wait(180) == 0, worker.said()
+    assert worker.process.wait(180) == 0, worker.told()
     check_nothing_changed(site, before)
     assert site.finished()["status"] == "ERROR"
     assert site.stats()["message"] == f"failed, nothing was changed: {GONE}"

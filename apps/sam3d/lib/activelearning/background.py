@@ -294,8 +294,8 @@ class BackgroundScoring:
         share: float,
         may_move: bool,
     ) -> bool:
-        """Score in this thread, with rests; False if images or version changed meanwhile, or a cluster is there that the
-        rest `may_move` to."""
+        """Score in this thread, with rests; False if images or version changed meanwhile, or a cluster is there and the
+        rest `may_move`."""
         if due and share <= 0:
             raise SettingsError(f"score_share is 0, and there is no cluster that scores ({self._link.problem})")
         looked = time.monotonic()

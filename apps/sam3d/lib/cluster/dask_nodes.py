@@ -34,14 +34,14 @@ STARTUP_KEY = "sam3d"
 
 def serve_scheduler(access: Access, port: int, told: Callable[[str], None]) -> None:
     """Run a scheduler at the host of `access` until the process is asked to end; `told` gets its address."""
-    _quieten()
+    quieten()
     asyncio.run(_scheduling(access, port, told))
 
 
 def serve_worker(access: Access, host: str, resources: Mapping[str, float], told: Callable[[str], None]) -> None:
     """Take orders from the scheduler until the process is asked to end, and look for it again where it goes away;
     ClusterError where it runs other code. `told` gets this worker's address each time it joined."""
-    _quieten()
+    quieten()
     asyncio.run(_working(access, host, resources, told))
 
 
@@ -95,7 +95,7 @@ async def _working(access: Access, host: str, resources: Mapping[str, float], to
     while not ended.done():
         try:
             await _check_scheduler(access, security)
-            async with _worker(access, host, resources, security) as worker:
+            async with make_worker(access, host, resources) as worker:
                 told(worker.address)
                 is_waiting = False
                 finished = asyncio.ensure_future(worker.finished())
@@ -110,12 +110,13 @@ async def _working(access: Access, host: str, resources: Mapping[str, float], to
                 await asyncio.wait_for(asyncio.shield(ended), RETRY_S)
 
 
-def _worker(access: Access, host: str, resources: Mapping[str, float], security: Security) -> Worker:
+def make_worker(access: Access, host: str, resources: Mapping[str, float]) -> Worker:
+    """A worker of one place that says what code it runs; not started yet."""
     return Worker(
         access.address,
         nthreads=1,  # one network, one device
         host=host,
-        security=security,
+        security=security_of(access) or Security(),
         resources=dict(resources),
         dashboard=False,
         dashboard_address=OWN_PAGES,
@@ -151,7 +152,7 @@ def host_towards(access: Access) -> str:
         return str(probe.getsockname()[0])
 
 
-def _quieten() -> None:
+def quieten() -> None:
     """The engine tells of every connection, and of every worker that went."""
     logging.getLogger("distributed").setLevel(logging.WARNING)
 

@@ -19,6 +19,7 @@ from lib.network.fast.choice import for_clicks
 from lib.network.sam3d import Sam3D
 from lib.network.weights import Card
 from lib.settings import Settings
+from lib.weights.checkpoints import open_network
 from lib.weights.versions import open_served
 
 # One being served, and the one before, of which orders may still be on their way.
@@ -40,6 +41,11 @@ class Weights:
         head = json.dumps(card.as_json()).encode()
         data = len(head).to_bytes(8, "little") + head + save_safetensors(state)
         return cls(sha256(data).hexdigest(), data, card)
+
+    @classmethod
+    def named(cls, settings: Settings) -> Weights:
+        """Those that the settings name, without any version that was trained on."""
+        return cls.of(*open_network(settings))
 
     @classmethod
     def served(cls, settings: Settings) -> Weights:

@@ -11,6 +11,7 @@ from lib.datasets.known import DATASETS, FOLDER, KnownDataset
 from lib.settings import CONF_KEYS, Settings
 
 CERTIFICATES = ("cluster_ca", "cluster_cert", "cluster_key")
+CLUSTER = ("cluster", *CERTIFICATES, "cluster_wait_s")
 
 
 def add_settings(options: argparse.ArgumentParser, *keys: str) -> None:

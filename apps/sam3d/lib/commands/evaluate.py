@@ -7,7 +7,16 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from lib.commands.arguments import add_dataset, add_settings, count, dataset_of, natural, set_threads, settings_of
+from lib.commands.arguments import (
+    CLUSTER,
+    add_dataset,
+    add_settings,
+    count,
+    dataset_of,
+    natural,
+    set_threads,
+    settings_of,
+)
 from lib.errors import SettingsError
 
 FAMILIES = ("ct", "mr")
@@ -39,12 +48,16 @@ def add_options(options: argparse.ArgumentParser) -> None:
     options.add_argument("--baselines", action="store_true", help="region growing, random walker and geodesic, too")
     options.add_argument("--family", choices=FAMILIES, default="ct", help="kind of the phantoms (ct)")
     options.add_argument("--threads", type=count, metavar="N", help="CPU threads of PyTorch")
-    add_settings(options, "checkpoint", "variant", "preset", "spacing_mm", "device", "precision")
+    add_settings(options, "checkpoint", "variant", "preset", "spacing_mm", "device", "precision", *CLUSTER)
 
 
 def run(args: argparse.Namespace) -> int:
     """score the network on labelled cases: click by click, or by random points as published"""
     set_threads(args.threads)
+    if args.cluster and (args.protocol != "interactive" or args.data is None):
+        raise SettingsError(
+            "--cluster goes with --data and clicks: leave it away, or leave --protocol and --phantoms away"
+        )
     return _evaluate_by_clicks(args) if args.protocol == "interactive" else _evaluate_by_points(args)
 
 
@@ -55,6 +68,8 @@ def _evaluate_by_clicks(args: argparse.Namespace) -> int:
 
     # A phantom may be all organ, without the fat and air that tell CT from MR; but its kind is known.
     args.preset = args.preset or (args.family if args.phantoms else None)
+    if args.cluster:
+        return _evaluate_together(args)
     predictor = load_predictor(settings_of(args))
     outcomes = evaluate(
         predictor,
@@ -66,6 +81,34 @@ def _evaluate_by_clicks(args: argparse.Namespace) -> int:
     )
     results, notes = _told(outcomes, Result, args)
     write_scorecards(results, notes, predictor.card.as_json(), args.out)
+    print(averages(results))
+    return 0
+
+
+def _evaluate_together(args: argparse.Namespace) -> int:
+    from functools import lru_cache
+
+    from lib.cluster.link import Link
+    from lib.evaluation.protocol import TOLERANCE_MM, Game, Result
+    from lib.evaluation.scorecards import averages, write_scorecards
+    from lib.interactive.predictor import load_predictor
+    from lib.weights.checkpoints import open_network
+    from lib.works.evaluate import evaluate_together
+
+    settings, link = settings_of(args), Link(settings_of(args).cluster)
+    root = (args.data if args.data.is_dir() else args.data.parent).resolve()
+    game = Game(args.clicks, args.tolerance_mm or TOLERANCE_MM, args.baselines)
+    here = lru_cache(maxsize=1)(lambda: load_predictor(settings))
+    found = []
+    for number, outcome in evaluate_together(link, settings, here, _chosen_cases(args), root, game, args.max_targets):
+        print(outcome, flush=True)
+        found.append((number, outcome))
+    link.close()
+    ordered = [outcome for _, outcome in sorted(found, key=lambda each: each[0])]  # of one case as they came
+    results = [each for each in ordered if isinstance(each, Result)]
+    _refuse_none(results, args)
+    notes = [each for each in ordered if isinstance(each, str)]
+    write_scorecards(results, notes, open_network(settings)[1].as_json(), args.out)
     print(averages(results))
     return 0
 
@@ -95,9 +138,13 @@ def _told(outcomes: Iterable[Any], kind: type[Any], args: argparse.Namespace) ->
     for outcome in outcomes:
         print(outcome, flush=True)
         (results if isinstance(outcome, kind) else notes).append(outcome)
+    _refuse_none(results, args)
+    return results, notes
+
+
+def _refuse_none(results: list[Any], args: argparse.Namespace) -> None:
     if not results:
         raise SettingsError(f"no target was found with --only {args.only!r}: see the lines above, or name another text")
-    return results, notes
 
 
 def _chosen_cases(args: argparse.Namespace) -> Iterable[Any]:

@@ -39,10 +39,10 @@ def run(args: argparse.Namespace) -> int:
 
     from lib.cluster.carrying import Place, take_orders
     from lib.cluster.dask_nodes import host_towards, serve_worker
+    from lib.datastore.series_for_workers import open_series
     from lib.network.devices import device_named
-    from lib.trainers.update_order import NAME as UPDATE
-    from lib.trainers.update_work import update
-    from lib.works.score import score
+    from lib.trainers import update_order, update_work
+    from lib.works import draft, evaluate, score
 
     set_threads(args.threads)
     device = device_named(settings_of(args).device)
@@ -52,8 +52,9 @@ def run(args: argparse.Namespace) -> int:
         raise SettingsError(fault)
     if model_folder is not None and not gpus:
         raise SettingsError("--model-folder is for trainings, which take a GPU: give --device cuda, or --gpus 1, too")
-    place = Place(str(device), args.root and args.root.resolve(), model_folder=model_folder)
-    take_orders({"score": score, UPDATE: update}, place)
+    works = {score.NAME: score.score, draft.NAME: draft.draft, evaluate.NAME: evaluate.evaluate}
+    works[update_order.NAME] = update_work.update
+    take_orders(works, Place(str(device), args.root and args.root.resolve(), open_series, model_folder))
     if device.type == "cuda":
         torch.cuda.set_device(device)
     host = args.host or host_towards(access)

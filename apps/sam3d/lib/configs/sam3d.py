@@ -11,6 +11,7 @@ from monailabel.interfaces.tasks.train import TrainTask
 
 from lib.activelearning.background import BackgroundScoring, known_pool, scores_folder
 from lib.activelearning.case_states import CaseStates
+from lib.activelearning.drafts import Drafts
 from lib.activelearning.leases import Leases
 from lib.activelearning.presence import Presence
 from lib.activelearning.references import shared_root
@@ -45,12 +46,18 @@ class Sam3DConfig:
         store = ScoreStore(scores_folder(Path(settings.model_folder), identity_of(studies)))
         self._pool = known_pool(store)
         self.link = Link(settings.cluster)
-        self.background = BackgroundScoring(self.model, store, self._pool, self.link, shared_root(studies))
+        self._root = shared_root(studies)
+        self.background = BackgroundScoring(self.model, store, self._pool, self.link, self._root)
 
     @property
     def labels(self) -> list[str]:
         """For /info/: a list, because OHIF appends to it, with background last, because Slicer selects the first."""
         return [*self.settings.labels, *([BACKGROUND] if self.settings.lists_background else [])]
+
+    def drafts(self) -> Drafts:
+        """What makes drafts of many images."""
+        auto = Sam3DAutoInfer(self.model, self._volumes, self._replies)
+        return Drafts(self.model, auto, self.link, self._root)
 
     def infers(self) -> dict[str, InferTask]:
         """Name to infer task."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,9 @@ class Case:
     name: str
     load: Callable[[], Labelled]
     label_names: Mapping[int, str] = field(default_factory=dict)
+    # Its two files, and the one value that is sought; none of a case that lies in memory.
+    files: tuple[Path, Path] | None = None
+    value: int | None = None
 
 
 def cases_in(folder: Path) -> list[Case]:
@@ -41,7 +44,7 @@ def cases_in(folder: Path) -> list[Case]:
 
 def opened_later(case: FilePair) -> Case:
     """A case on disk."""
-    return Case(case.id, partial(read_pair, case.image, case.label), case.value_names or {})
+    return Case(case.id, partial(read_pair, case.image, case.label), case.value_names or {}, (case.image, case.label))
 
 
 def opened(cases: Iterable[Case]) -> Iterator[tuple[Case, Volume, NDArray[Any]] | str]:
@@ -62,7 +65,7 @@ def with_value(case: Case, value: int) -> Case:
         volume, label_map = case.load()
         return volume, np.where(label_map == value, label_map, 0)
 
-    return Case(case.name, load, case.label_names)
+    return replace(case, load=load, value=value)
 
 
 def phantom_cases(count: int, family: str, seed: int = 0) -> Iterator[Case]:

@@ -187,11 +187,18 @@ def evaluate(
     tolerance_mm: float = TOLERANCE_MM,
 ) -> Iterator[Result | str]:
     """Results of the targets as they come, each followed by the baselines'; and a sentence for what was left out."""
-    for found in opened(cases):
+    game = Game(n_clicks, tolerance_mm, has_baselines)
+    for case in cases:
+        yield from evaluate_case(predictor, case, game, max_targets)
+
+
+def evaluate_case(predictor: Predictor, case: Case, game: Game, max_targets: int) -> Iterator[Result | str]:
+    """The same of one case."""
+    for found in opened([case]):
         if isinstance(found, str):
             yield found
-            continue
-        case, volume, label_map = found
+            return
+        _, volume, label_map = found
         values = [int(value) for value in np.unique(label_map) if value > 0]
         if len(values) > max_targets:
             yield f"{case.name}: the first {max_targets} of {len(values)} labels were taken"
@@ -203,7 +210,6 @@ def evaluate(
                 yield f"{case.name}: label {name} was left out, for it has {voxels} voxels only"
                 continue
             target = Target(case.name, name, voxels, voxels * float(np.prod(volume.spacing)) / 1000)
-            game = Game(n_clicks, tolerance_mm, has_baselines)
             yield from _results(predictor, volume, label, target, game)
 
 
