@@ -44,6 +44,15 @@ def test_it_is_held_until_its_process_is_killed_and_says_what_that_wrote(tmp_pat
     assert (mine.is_held(), mine.text()) == (False, "mine")
 
 
+def test_what_it_says_is_on_the_disk_before_the_hold_is_worth_anything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, synced = tmp_path / "file", list[str]()
+    monkeypatch.setattr(held.os, "fsync", lambda _: synced.append(path.read_text()))
+    with HeldFile(path, "").holding("mine"):
+        assert synced == ["mine"]
+
+
 def test_a_file_system_without_locks_is_said_to_be_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(*_: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")

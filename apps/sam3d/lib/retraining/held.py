@@ -4,6 +4,7 @@ ends, however it ends, on NFS of version 4 also for other machines."""
 from __future__ import annotations
 
 import fcntl
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,6 +44,7 @@ class HeldFile:
             file.truncate(0)
             file.write(text)
             file.flush()
+            os.fsync(file.fileno())  # else another machine reads it when this one has time to send it
             yield
 
     def is_held(self) -> bool:
