@@ -31,11 +31,12 @@ from lib.activelearning.presence import CLICKED_S
 from lib.activelearning.strategies import next_case
 from lib.configs.sam3d import Sam3DConfig
 from lib.datastore.archive import ArchiveDatastore
-from lib.datastore.opening import open_datastore
+from lib.datastore.opening import folder_of_labels, open_datastore
 from lib.datastore.versioned import VersionedDatastore
 from lib.infers.failures import answer, as_answers
 from lib.infers.images import find_image
 from lib.infers.task import first_of
+from lib.locks import fault_of_locks
 from lib.naming import check_tag
 from lib.serving.cases_door import cases_door
 from lib.serving.closing import close_doors
@@ -135,6 +136,9 @@ class MyApp(MONAILabelApp):
         return self.config.presence.others(image, client)
 
     def _claim_studies(self) -> None:
+        for folder in (folder_of_labels(self.studies), self.config.settings.model_folder):
+            if fault := fault_of_locks(folder):
+                logger.warning("%s", fault)
         datastore = self.datastore()
         if isinstance(datastore, VersionedDatastore) and (other := datastore.claim()):
             logger.warning("%s", other)

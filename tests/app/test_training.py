@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +16,7 @@ import pytest
 
 from lib.weights.versions import VersionStore, open_served, versions_folder
 from network.small_runs import ball_cases, small_card, small_network, small_settings
-from serving import REQUEST_LIMIT_S, Server
+from serving import APP, REQUEST_LIMIT_S, Server
 
 pytestmark = [pytest.mark.app, pytest.mark.slow]
 
@@ -206,3 +209,35 @@ def test_a_run_that_is_stopped_changes_nothing_and_the_next_one_works(annotated:
     assert sorted(path.name for path in store_of(folder).folder.glob("v*")) == kept
     post_training(annotated, {"max_epochs": 1})
     assert finished(annotated)["status"] == "DONE"
+
+
+def test_another_machine_trains_by_the_command_and_the_servers_next_click_has_the_version(
+    annotated: Server, folder: Path
+) -> None:
+    """Another process, which sees both folders under other paths, as by a mount, and does not store in the studies."""
+    store = store_of(folder)
+    while store.published():
+        store.rollback()
+    assert click(annotated) == "small"
+    mounted = folder / "mnt"
+    mounted.mkdir()
+    for name in ("studies", "model"):
+        (mounted / name).symlink_to(folder / name)
+    labels = {path: path.read_bytes() for path in (folder / "studies" / "label_versions").rglob("*.nii.gz")}
+    settings = small_settings(folder)
+    options = {
+        **{"studies": mounted / "studies", "model-folder": mounted / "model", "checkpoint": settings.checkpoint},
+        **{"labels": "lesion", "device": "cpu", "max-epochs": 6, "steps-per-epoch": 10, "learning-rate": 0.005},
+        **{"publish-margin": 0, "max-label-drop": 1},
+    }
+    words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(APP / "cli.py"), "update", *words]
+    run = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=RUN_LIMIT_S)
+    assert run.returncode == 0, run.stderr
+    [name] = store.published()
+    assert run.stdout.startswith(f"{name} published")
+    assert click(annotated) == f"small+{name}"
+    assert annotated.info()["train_stats"]["sam3d"]["message"].startswith(f"{name} published")
+    assert {path: path.read_bytes() for path in labels} == labels
+    assert "only_reads" not in annotated.info()["datastore"]

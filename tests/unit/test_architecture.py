@@ -11,7 +11,7 @@ APP = Path(__file__).parents[2] / "apps" / "sam3d"
 # From the ground up; a module or folder may import what lies below it, and its own.
 FLOORS = (
     ("errors", "random_streams"),
-    ("settings", "boxes", "cache", "naming", "strict_json", "access_tokens"),
+    ("settings", "boxes", "cache", "naming", "strict_json", "access_tokens", "locks"),
     ("geometry", "memory", "network", "synthesis"),
     ("images", "weights"),
     ("interactive", "labels", "demo"),

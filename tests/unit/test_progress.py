@@ -52,7 +52,7 @@ def test_scores_are_those_of_one_set_of_weights() -> None:
 
 
 def test_only_one_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lib.retraining.progress.PAUSE_S", 0.0)
+    monkeypatch.setattr("lib.retraining.held.PAUSE_S", 0.0)
     file = ProgressFile(tmp_path)
     assert not file.is_running()
     with file.locked():

@@ -30,11 +30,13 @@ LASTING = (VolumeError, GeometryError, LabelError, PromptError)
 
 @dataclass
 class Place:
-    """What a worker has: a device, a folder of studies or none, and a way to read series of archives."""
+    """What a worker has: a device, a folder of studies or none, a way to read series of archives, and the server's
+    model folder, if it may train for it."""
 
     device: str = "cpu"
     root: Path | None = None
     open_series: Callable[[ImageReference, int], Volume] | None = None
+    model_folder: Path | None = None
     networks: Networks = field(default_factory=Networks)
 
     def open(self, image: ImageReference, limit_bytes: int) -> Volume:

@@ -64,6 +64,11 @@ class DaskCluster:
         return self.last_width
 
     @property
+    def resources(self) -> dict[str, float]:
+        """What the workers there are now declare, together."""
+        return dict(self._ask()["resources"])
+
+    @property
     def is_gone(self) -> bool:
         """Whether the connection broke, or leads to another scheduler than at first."""
         try:

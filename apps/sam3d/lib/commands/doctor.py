@@ -62,7 +62,9 @@ def _findings(args: argparse.Namespace) -> Iterator[Finding]:
         else:
             yield from studies.folder(Path(args.studies).expanduser().absolute(), folder, args.images)
         yield from studies.labels(folder)
-        yield from machine.disks({"labels": folder, "versions": settings.model_folder})
+        places = {"labels": folder, "versions": settings.model_folder}
+        yield from machine.disks(places)
+        yield from machine.locks(places)
         yield from weights.weights(settings)
         yield from machine.gpu(settings.device)
         yield from login.login(conf)

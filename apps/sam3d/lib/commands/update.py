@@ -13,7 +13,8 @@ from lib.settings import TrainingSettings
 
 def add_options(options: argparse.ArgumentParser) -> None:
     options.add_argument("--studies", required=True, metavar="DIR", help="the server's --studies: a folder, or a URL")
-    add_settings(options, "labels", "model_folder", "variant", "checkpoint", "sam_checkpoint", "preset", "spacing_mm")
+    add_settings(options, "labels", "model_folder", "variant", "checkpoint", "sam_checkpoint", "spacing_mm")
+    add_settings(options, "preset", "clip_low", "clip_high", "mean", "std")
     add_settings(options, "device", *(field.name for field in fields(TrainingSettings)))
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from lib.commands.arguments import add_certificates, add_settings, certificates_of, natural, set_threads, settings_of
 from lib.errors import SettingsError
+from lib.locks import fault_of_locks
 
 if TYPE_CHECKING:
     from lib.cluster.orders import ImageReference
@@ -18,6 +19,9 @@ def add_options(options: argparse.ArgumentParser) -> None:
     options.add_argument("scheduler", metavar="ADDRESS", help="as in tls://host:8786")
     options.add_argument(
         "--root", type=Path, metavar="DIR", help="the server's folder of studies, as this machine sees it"
+    )
+    options.add_argument(
+        "--model-folder", type=Path, metavar="DIR", help="the server's model folder, as this machine sees it: to train"
     )
     options.add_argument("--host", metavar="ADDRESS", help="own address to listen at; the one towards the scheduler")
     options.add_argument("--gpus", type=natural, metavar="N", help="GPUs to declare (1 with --device cuda, else 0)")
@@ -32,8 +36,9 @@ def run(args: argparse.Namespace) -> int:
 
     check_installed()
     access = Access(args.scheduler, **certificates_of(args))
-    if args.root is not None and not args.root.is_dir():
-        raise SettingsError(f"there is no folder {args.root}: mount the studies there, or leave --root away")
+    for folder, option, what in (args.root, "--root", "studies"), (args.model_folder, "--model-folder", "model folder"):
+        if folder is not None and not folder.is_dir():
+            raise SettingsError(f"there is no folder {folder}: mount the {what} there, or leave {option} away")
 
     import torch
 
@@ -44,13 +49,24 @@ def run(args: argparse.Namespace) -> int:
 
     set_threads(args.threads)
     device = device_named(settings_of(args).device)
-    works = {score.NAME: score.score, draft.NAME: draft.draft, evaluate.NAME: evaluate.evaluate}
-    take_orders(works, Place(str(device), args.root and args.root.resolve(), _open_series))
     gpus = args.gpus if args.gpus is not None else int(device.type == "cuda")
+    model_folder = args.model_folder and args.model_folder.resolve()
+    if model_folder is not None and (fault := fault_of_locks(model_folder)):
+        raise SettingsError(fault)
+    if model_folder is not None and not gpus:
+        raise SettingsError("--model-folder is for trainings, which take a GPU: give --device cuda, or --gpus 1, too")
+    works = {score.NAME: score.score, draft.NAME: draft.draft, evaluate.NAME: evaluate.evaluate}
+    if model_folder is not None:  # what trains takes seconds to load
+        from lib.trainers import update_order, update_work
+
+        works[update_order.NAME] = update_work.update
+    take_orders(works, Place(str(device), args.root and args.root.resolve(), _open_series, model_folder))
     if device.type == "cuda":
         torch.cuda.set_device(device)
     host = args.host or host_towards(access)
-    serve_worker(access, host, {"GPU": gpus} if gpus else {}, lambda at: print(f"worker at {at}", flush=True))
+    resources = {"GPU": gpus, "training": int(model_folder is not None)}
+    declared = {name: count for name, count in resources.items() if count}
+    serve_worker(access, host, declared, lambda at: print(f"worker at {at}", flush=True))
     return 0
 
 

@@ -36,7 +36,7 @@ class Sam3DConfig:
     the images of `studies`."""
 
     def __init__(self, settings: Settings, studies: str) -> None:
-        self.settings = settings
+        self.settings, self._studies = settings, studies
         self.model = SharedPredictor(settings)
         self._volumes = VolumeCache(settings.volume_cache_mib * 2**20)
         self._replies = ReplyFiles()
@@ -68,7 +68,7 @@ class Sam3DConfig:
 
     def trainers(self) -> dict[str, TrainTask]:
         """Name to trainer: what "Update Model" starts."""
-        return {"sam3d": Sam3DTrainer(self.model)}
+        return {"sam3d": Sam3DTrainer(self.model, self._studies)}
 
     def strategies(self) -> dict[str, Strategy]:
         """Name to strategy. OHIF as it ships asks for `random`, whatever is chosen, and gets what the settings say."""

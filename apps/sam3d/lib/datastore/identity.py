@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from contextlib import suppress
+from pathlib import Path
 from uuid import uuid4
 
 from monailabel.config import settings
@@ -15,25 +16,36 @@ from lib.network.weights import write_atomically
 logger = logging.getLogger(__name__)
 
 FILE = ".identity"
+WORD = re.compile(rb"[0-9a-f]{32}\n")
 
 
 def identity_of(studies: str) -> str:
-    """The same for the same studies under any path, and for a whole copy of them; made where there is none yet. A
-    folder that may only be read is named by its path, and so has another name under another one."""
-    if is_archive(studies) or settings.MONAI_LABEL_DATASTORE_READ_ONLY:
+    """The same for the same studies under any path, and for a whole copy of them. A folder that may only be read is
+    named by its path, and so has another name under another one."""
+    if is_archive(studies):
         return studies
-    path = folder_of_labels(studies) / FILE
+    found = word_in(folder_of_labels(studies))
+    if not found:
+        logger.info("scores of these studies are found under this path only, for nothing can be written there")
+    return found or studies
+
+
+def word_in(folder: Path) -> str:
+    """The word that names a folder, made where there is none yet; empty where that cannot be kept."""
+    if found := known_word(folder):
+        return found
+    if settings.MONAI_LABEL_DATASTORE_READ_ONLY:
+        return ""
     with suppress(OSError):
-        if _known(path.read_bytes()):
-            return path.read_bytes().decode().strip()
-    try:
-        write_atomically(path, f"{uuid4().hex}\n".encode())
-        # Read back, for two servers may have begun at once: the last to write has named the folder for both.
-        return path.read_bytes().decode().strip()
-    except OSError as error:
-        logger.info("scores of these studies are found under this path only: %s", error.strerror or error)
-        return studies
+        write_atomically(folder / FILE, f"{uuid4().hex}\n".encode())
+    # Read back, for two servers may have begun at once: the last to write has named the folder for both.
+    return known_word(folder)
 
 
-def _known(content: bytes) -> bool:
-    return re.fullmatch(rb"[0-9a-f]{32}\n", content) is not None
+def known_word(folder: Path) -> str:
+    """The word that names a folder; empty where there is none."""
+    with suppress(OSError):
+        content = (folder / FILE).read_bytes()
+        if WORD.fullmatch(content):
+            return content.decode().strip()
+    return ""

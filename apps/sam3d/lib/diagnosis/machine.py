@@ -15,6 +15,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from lib.diagnosis.findings import Finding, good, note, wrong
+from lib.locks import fault_of_locks
 
 OLDEST, NEWEST = (3, 10), (3, 12)
 # What pyproject.toml names: it is not there where only the app's folder was copied.
@@ -83,6 +84,13 @@ def disks(folders: Mapping[str, Path]) -> Iterator[Finding]:
             yield note("disk", sentence, "watch it: a training run may need more")
         else:
             yield good("disk", sentence)
+
+
+def locks(folders: Mapping[str, Path]) -> Iterator[Finding]:
+    """Whether the locks that keep two servers, or two trainings, apart are seen by other machines."""
+    for what, folder in folders.items():
+        if fault := fault_of_locks(folder):
+            yield note("locks", f"for {what}: {fault}")
 
 
 def gpu(device: str) -> Iterator[Finding]:

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from lib.errors import TrainingError
 from lib.network.weights import write_atomically
+from lib.retraining.held import HeldFile
 
 RUNNING, DONE, FAILED, STOPPED = "running", "done", "failed", "stopped"
-# Whoever asks whether a run goes on holds the lock for a moment.
-ATTEMPTS, PAUSE_S = 10, 0.1
 # What a run says while it writes down a version: only then is there something to change.
 KEEPING = "writing down the new version"
 FILE, LOCK = "training.json", ".training.lock"
@@ -48,6 +44,7 @@ class ProgressFile:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._lock = HeldFile(folder / LOCK, "a training run is going on: wait for its end, or stop it first")
 
     def write(self, progress: Progress) -> None:
         """Replace what stands there; numbers that are not finite are left out, for JSON has none."""
@@ -67,30 +64,15 @@ class ProgressFile:
         return progress
 
     def is_running(self) -> bool:
-        """Whether a process holds the lock of a run."""
+        """Whether a process, on whichever machine that shares the folder, holds the lock of a run."""
         try:
-            with (self.folder / LOCK).open("a") as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
+            return self._lock.is_held()
         except OSError:
             return False
-        return False
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> AbstractContextManager[None]:
         """Be the only run; TrainingError if there is one. A process that is killed lets go of the lock."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / LOCK).open("a") as file:
-            for attempt in range(ATTEMPTS):
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if attempt + 1 == ATTEMPTS:
-                        raise TrainingError("a training run is going on: wait for its end, or stop it first") from None
-                    time.sleep(PAUSE_S)
-            yield
+        return self._lock.holding("")
 
 
 def _how_it_stopped(progress: Progress) -> str:

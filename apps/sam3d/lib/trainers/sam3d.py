@@ -22,9 +22,10 @@ from lib.infers.model import SharedPredictor
 from lib.infers.task import first_of
 from lib.retraining.progress import DONE, ProgressFile
 from lib.retraining.retrain import retrain
-from lib.settings import CONF_KEYS
+from lib.settings import CONF_KEYS, Settings
 from lib.trainers.annotated import annotated_cases
 from lib.trainers.tracking import tracking_handlers
+from lib.trainers.update_order import cluster_for_training, train_on_worker
 from lib.weights.versions import roll_back
 
 logger = logging.getLogger(__name__)
@@ -39,9 +40,9 @@ NICENESS = 5
 class Sam3DTrainer(TrainTask):
     """Fine-tunes the adapters on what was annotated, and publishes what is better."""
 
-    def __init__(self, model: SharedPredictor) -> None:
+    def __init__(self, model: SharedPredictor, studies: str) -> None:
         super().__init__("Learns from submitted labels; what it learned is used only if it is better")
-        self._model = model
+        self._model, self._studies = model, studies
         self._progress = ProgressFile(model.settings.model_folder)
 
     def info(self) -> dict[str, Any]:
@@ -83,9 +84,19 @@ class Sam3DTrainer(TrainTask):
                 return {"message": sentence}
             settings = self._model.settings
             settings = replace(settings, training=replace(settings.training, **chosen))
-            result = retrain(settings, annotated_cases(datastore, settings.training.train_on), tracking_handlers)
-        served = result.score_after if result.is_published else result.score_before
-        return {**result.as_json(), "best_metric": served}
+            result = self._trained(settings, datastore)
+        return {**result, "best_metric": result["score_after" if result["is_published"] else "score_before"]}
+
+    def _trained(self, settings: Settings, datastore: Datastore) -> Mapping[str, Any]:
+        """The result of a run on a worker, where there is one that can what this machine cannot, or here."""
+        cluster = cluster_for_training(settings)
+        if cluster is None:
+            cases = annotated_cases(datastore, settings.training.train_on)
+            return retrain(settings, cases, tracking_handlers).as_json()
+        try:
+            return train_on_worker(cluster, settings, self._studies)
+        finally:
+            cluster.close()
 
 
 def make_room_for_clicks() -> None:
