@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 
+import cloudpickle
+import numpy as np
 import pytest
 
 from conftest import N_IMAGES, NAMES
@@ -72,6 +77,8 @@ def test_weights_are_built_once_a_process_and_orders_are_small(
     made = bench(scheduler.address)
     cluster = made.link.awaited(lambda: False)
     assert cluster is not None
+    # By value: workers know nothing of these tests.
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
     before = cluster._client.run(_n_built)
     longest = 0
     submit = dask_client.DaskCluster.submit
@@ -102,8 +109,6 @@ def sent_bytes(scheduler: Node) -> int:
     """What this process sent to the scheduler on the connections that it has."""
     port = scheduler.address.rpartition(":")[2]
     told = subprocess.run(["ss", "-tinp", f"dport = :{port}"], capture_output=True, text=True, check=True).stdout
-    import os
-
     blocks = re.split(r"\n(?=ESTAB)", told)
     mine = [block for block in blocks if f"pid={os.getpid()}," in block]
     assert mine, told
@@ -184,14 +189,16 @@ def test_what_a_worker_cannot_score_is_named_and_the_others_go_on(
 ) -> None:
     bad, missing = studies / "bad.nii.gz", studies / "missing.nii.gz"
     bad.write_bytes(b"no image")
-    write_study(missing, __import__("numpy").zeros((24, 22, 20), "int16"))
+    write_study(missing, np.zeros((24, 22, 20), np.int16))
     (mounted_elsewhere / bad.name).write_bytes(b"no image")
     try:
         made = bench(scheduler.address)
         progress = made.run()
         assert "bad" in progress.problems
         assert progress.problems["bad"] == background.score_key(
-            background.image_reference("bad", made.datastore), made.model.in_background(_never()).card, _settings(made)
+            background.image_reference("bad", made.datastore),
+            made.model.in_background(threading.Event()).card,
+            made.scoring._settings,
         )
         # One of the workers has not got it: that may pass, so it is tried again at another pass.
         assert progress.problems.get("missing", "") == ""
@@ -199,13 +206,3 @@ def test_what_a_worker_cannot_score_is_named_and_the_others_go_on(
     finally:
         for path in (bad, missing, mounted_elsewhere / bad.name):
             path.unlink()
-
-
-def _never() -> object:
-    import threading
-
-    return threading.Event()
-
-
-def _settings(made: ScoringBench) -> object:
-    return made.scoring._settings
