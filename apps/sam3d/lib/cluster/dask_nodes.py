@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import Any
 from uuid import uuid4
 
+import dask
 from distributed import Scheduler, Worker, rpc
 from distributed.diagnostics.plugin import SchedulerPlugin
 from distributed.security import Security
@@ -153,8 +154,9 @@ def host_towards(access: Access) -> str:
 
 
 def quieten() -> None:
-    """The engine tells of every connection, and of every worker that went."""
+    """The engine tells of every connection, and watches itself a hundred times a second, which idle cores would feel."""
     logging.getLogger("distributed").setLevel(logging.WARNING)
+    dask.config.set({"distributed.worker.profile.enabled": False, "distributed.admin.tick.interval": "500ms"})
 
 
 def _reason(error: BaseException) -> str:
