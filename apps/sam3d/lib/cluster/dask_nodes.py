@@ -154,7 +154,7 @@ def host_towards(access: Access) -> str:
 
 
 def quieten() -> None:
-    """The engine tells of every connection, and watches itself a hundred times a second, which idle cores would feel."""
+    """The engine tells of every connection, and watches itself a hundred times a second, which small machines feel."""
     logging.getLogger("distributed").setLevel(logging.WARNING)
     dask.config.set({"distributed.worker.profile.enabled": False, "distributed.admin.tick.interval": "500ms"})
 
