@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import queue
 import time
@@ -13,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from distributed import Client, Future
 from distributed.scheduler import KilledWorker
 
+from lib.cluster.dask_greeting import greet
 from lib.cluster.dask_security import security_of
 from lib.cluster.entry import carry_out
-from lib.cluster.identity import difference, identity
 from lib.cluster.orders import Failure, Order, Outcome
 from lib.cluster.security import Access
 from lib.errors import ClusterError
@@ -40,22 +41,16 @@ class DaskCluster:
     def __init__(self, access: Access, patience_s: float) -> None:
         self._address, self._patience_s = access.address, patience_s
         try:
+            # Asked first, for the client itself waits for ever for what listens and says nothing.
+            self._id = asyncio.run(greet(access, "client", CONNECT_S))["id"]
             self._client = Client(
                 access.address, security=security_of(access), timeout=CONNECT_S, set_as_default=False, name="sam3d"
             )
-        except (OSError, TimeoutError) as error:
+        except (OSError, TimeoutError, asyncio.TimeoutError) as error:
             raise ClusterError(f"the cluster {access.address} does not answer ({type(error).__name__})") from error
         self._numbers = count()
         self._held: dict[str, Any] = {}
         self.last_width = 0
-        try:
-            said = self._ask()
-            if odd := difference(identity(), said["identity"]):
-                raise ClusterError(f"the cluster {access.address} is of another version: {odd}")
-        except BaseException:
-            self.close()
-            raise
-        self._id = said["id"]
 
     @property
     def width(self) -> int:

@@ -13,15 +13,15 @@ from typing import Any
 from uuid import uuid4
 
 import dask
-from distributed import Scheduler, Worker, rpc
+from distributed import Scheduler, Worker
 from distributed.diagnostics.plugin import SchedulerPlugin
 from distributed.security import Security
 from distributed.worker import DEFAULT_STARTUP_INFORMATION
 
+from lib.cluster.dask_greeting import greet
 from lib.cluster.dask_security import security_of
 from lib.cluster.identity import difference, identity
 from lib.cluster.security import Access, is_loopback
-from lib.errors import ClusterError
 
 logger = logging.getLogger(__name__)
 
@@ -91,11 +91,10 @@ class _SameCodeOnly(SchedulerPlugin):
 
 async def _working(access: Access, host: str, resources: Mapping[str, float], told: Callable[[str], None]) -> None:
     ended = asyncio.ensure_future(_asked_to_end())
-    security = security_of(access) or Security()
     is_waiting = False
     while not ended.done():
         try:
-            await _check_scheduler(access, security)
+            await greet(access, "worker", CONNECT_S)
             async with make_worker(access, host, resources) as worker:
                 told(worker.address)
                 is_waiting = False
@@ -127,20 +126,6 @@ def make_worker(access: Access, host: str, resources: Mapping[str, float]) -> Wo
         name=f"{socket.gethostname()}-{uuid4().hex[:8]}",
         startup_information={**DEFAULT_STARTUP_INFORMATION, STARTUP_KEY: lambda _: identity()},
     )
-
-
-async def _check_scheduler(access: Access, security: Security) -> None:
-    """ClusterError unless the scheduler runs the code that this worker runs; OSError where it does not answer."""
-    arguments = security.get_connection_args("worker")
-    async with rpc(access.address, connection_args=arguments, timeout=CONNECT_S) as scheduler:
-        try:
-            said = await asyncio.wait_for(scheduler.sam3d(), CONNECT_S)
-        except (AttributeError, TypeError, ValueError, KeyError) as error:
-            raise ClusterError(
-                f"what answers at {access.address} is no scheduler of ours: start it with `cli.py scheduler`"
-            ) from error
-    if odd := difference(identity(), said["identity"]):
-        raise ClusterError(f"this worker may not join {access.address}: {odd}; install the same version on both")
 
 
 def host_towards(access: Access) -> str:
