@@ -36,7 +36,7 @@ from lib.infers.sam3d import Sam3DInfer
 from lib.network.weights import save_weights
 from lib.scoring.selection import METHODS
 from lib.scoring.store import ScoreStore
-from lib.serving.scoring_door import ScoringTasks, scoring_door
+from lib.serving.scoring_door import ScoringTasks, progress_door, scoring_door
 from lib.settings import ScoringSettings, Settings
 from lib.weights.versions import open_served
 from network.small_networks import card_of, small_network
@@ -441,6 +441,7 @@ class App:
 def client(bench: Bench) -> TestClient:
     app, api = App(bench), FastAPI()
     api.include_router(scoring_door(ScoringTasks(app, bench.scoring, app.methods)))
+    api.include_router(progress_door(bench.scoring))
     return TestClient(api)
 
 
