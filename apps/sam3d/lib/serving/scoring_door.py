@@ -133,7 +133,7 @@ def scoring_door(tasks: ScoringTasks) -> APIRouter:
 
 
 def progress_door(background: BackgroundScoring) -> APIRouter:
-    """A route beside the stock's: how far the scores are, whoever asked for them. It is cheap enough for every viewer to
+    """A route beside the stock's: how far the scores are, whoever asked for them. It is cheap enough for a viewer to
     ask again and again."""
     router = APIRouter(include_in_schema=False)
 
