@@ -17,9 +17,9 @@ from network.small_runs import ball_cases, small_settings
 from nodes import Node, Nodes
 from serving import REQUEST_LIMIT_S, Server
 
-pytestmark = [pytest.mark.app, pytest.mark.slow]
+pytestmark = [pytest.mark.app, pytest.mark.slow, pytest.mark.timeout(1800)]
 
-RUN_LIMIT_S = 400.0
+RUN_LIMIT_S = 1200.0
 # Enough steps for the gate to find the version better than weights that know nothing.
 TRAINING = {"steps_per_epoch": "10", "learning_rate": "0.005", "publish_margin": "0", "max_label_drop": "1"}
 LONG = {"max_epochs": 10_000}
