@@ -17,13 +17,12 @@ from network.small_runs import ball_cases, small_settings
 from nodes import Node, Nodes
 from serving import REQUEST_LIMIT_S, Server
 
-pytestmark = [pytest.mark.app, pytest.mark.slow]
+pytestmark = [pytest.mark.app, pytest.mark.slow, pytest.mark.timeout(1800)]
 
-RUN_LIMIT_S = 400.0
+RUN_LIMIT_S = 1200.0
 # Enough steps for the gate to find the version better than weights that know nothing.
 TRAINING = {"steps_per_epoch": "10", "learning_rate": "0.005", "publish_margin": "0", "max_label_drop": "1"}
 LONG = {"max_epochs": 10_000}
-GONE = "the worker that trained is gone"
 CLICK = {"lesion": [[10, 10, 10]], "background": []}
 
 
@@ -59,11 +58,11 @@ class Site:
         )
         self.started: list[Node] = []
 
-    def workers(self, count: int, model: Path | None = None) -> list[Node]:
+    def workers(self, count: int) -> list[Node]:
         """So many that run, each with a GPU to declare; those that are missing are started."""
         running = [node for node in self.started if node.process.poll() is None]
         mounted = self.folder / "mnt"
-        options = ["--model-folder", str(model or mounted / "model"), "--gpus", "1", "--threads", "1"]
+        options = ["--model-folder", str(mounted / "model"), "--gpus", "1", "--threads", "1"]
         while len(running) < count:
             running.append(self.nodes.worker(self.scheduler.address, mounted / "studies", *options))
             self.started.append(running[-1])
@@ -187,32 +186,6 @@ def test_a_training_that_is_stopped_ends_on_the_worker_which_takes_the_next_one(
     assert "epoch   1 of 1 [####################]" in worker.told()
 
 
-def test_a_worker_that_dies_takes_its_training_along_which_no_other_begins_anew(site: Site) -> None:
-    before, (first, second) = (site.click(), site.versions()), site.workers(2)
-    lines = {worker: worker.told().count("epoch ") for worker in (first, second)}
-    site.train(LONG)
-    site.until(site.is_in_an_epoch)
-    busy, other = (first, second) if first.told().count("epoch ") > lines[first] else (second, first)
-    busy.kill()
-    ended = site.finished()
-    assert ended["status"] == "ERROR"
-    assert GONE in "\n".join(ended["details"])
-    check_nothing_changed(site, before)
-    assert other.told().count("epoch ") == lines[other]
-    assert (site.stats()["state"], site.stats()["message"]) == ("failed", f"failed, nothing was changed: {GONE}")
-
-
-def test_a_worker_that_is_asked_to_end_ends_its_training_and_itself(site: Site) -> None:
-    before, [worker] = (site.click(), site.versions()), site.workers(1)
-    site.train(LONG)
-    site.until(site.is_in_an_epoch)
-    worker.process.terminate()
-    assert worker.process.wait(180) == 0, worker.told()
-    check_nothing_changed(site, before)
-    assert site.finished()["status"] == "ERROR"
-    assert site.stats()["message"] == f"failed, nothing was changed: {GONE}"
-
-
 def test_without_workers_this_machine_trains_and_says_so(site: Site) -> None:
     for worker in site.workers(0):
         worker.end()
@@ -221,18 +194,3 @@ def test_without_workers_this_machine_trains_and_says_so(site: Site) -> None:
     assert ended["status"] == "DONE"
     assert "this machine trains" in site.server.log.read_text()
     assert "epoch   1 of 1 [####################]" in "\n".join(ended["details"])
-
-
-def test_a_worker_with_another_model_folder_refuses_and_the_server_says_why(site: Site, tmp_path: Path) -> None:
-    for worker in site.workers(0):
-        worker.end()
-    before, [worker] = (site.click(), site.versions()), site.workers(1, tmp_path)
-    site.train({"max_epochs": 1})
-    ended = site.finished()
-    worker.end()
-    assert ended["status"] == "ERROR"
-    sentence = "this worker's --model-folder is not the server's"
-    assert sentence in "\n".join(ended["details"])
-    check_nothing_changed(site, before)
-    assert sentence in site.stats()["message"]
-    assert not list(tmp_path.iterdir())

@@ -475,7 +475,7 @@ CONF_KEYS: Mapping[str, ConfKey] = {
     "score_share": ConfKey(_number(low=0.0, high=1.0), "share of the time spent on scores for Next Sample; 0: none"),
     "score_memory_mib": ConfKey(_whole(16, 1_000_000), "memory for an image while it is scored; larger ones are not"),
     "cluster": ConfKey(
-        _text, "scheduler of workers, as tls://host:8786, that make scores and drafts; none: this machine does"
+        _text, "scheduler of workers, as tls://host:8786, for scores, drafts and trainings; none: this machine does all"
     ),
     "cluster_ca": ConfKey(_path, "PEM file of the authority that all certificates of the cluster are from"),
     "cluster_cert": ConfKey(_path, "PEM file of this machine's certificate in the cluster"),
