@@ -33,6 +33,10 @@ LOOK_S = 0.5
 CONNECT_S = 5.0
 # Weights that were lost with the workers that held them are sent again so often.
 RESENDS = 5
+# Before Python 3.11 these are two.
+TIMEOUTS = (TimeoutError, asyncio.TimeoutError)
+# What a question, or an order, ends in when the scheduler goes meanwhile.
+BROKEN = (*TIMEOUTS, OSError, CancelledError, AttributeError, RuntimeError)
 
 
 class DaskCluster:
@@ -46,7 +50,7 @@ class DaskCluster:
             self._client = Client(
                 access.address, security=security_of(access), timeout=CONNECT_S, set_as_default=False, name="sam3d"
             )
-        except (OSError, TimeoutError, asyncio.TimeoutError) as error:
+        except (OSError, *TIMEOUTS) as error:
             raise ClusterError(f"the cluster {access.address} does not answer ({type(error).__name__})") from error
         self._numbers = count()
         self._held: dict[str, Any] = {}
@@ -81,10 +85,13 @@ class DaskCluster:
 
     def submit(self, order: Order, weights: Weights | None, resources: Mapping[str, float] | None) -> Future:
         """Send an order on its way."""
-        arguments = (weights.digest, self._hold(weights)) if weights is not None else ()
         key = f"{order.work}-{order.key[:40]}-{self._client.id[-8:]}-{next(self._numbers)}"
         resources = dict(resources) if resources else None
-        return self._client.submit(carry_out, order.as_text(), *arguments, key=key, pure=False, resources=resources)
+        try:
+            held = (weights.digest, self._hold(weights)) if weights is not None else ()
+            return self._client.submit(carry_out, order.as_text(), *held, key=key, pure=False, resources=resources)
+        except BROKEN as error:
+            raise ClusterError(f"the cluster {self._address} took no order ({type(error).__name__})") from error
 
     def forget_weights(self) -> None:
         """Have the weights sent anew with the next order."""
@@ -117,11 +124,8 @@ class DaskCluster:
         try:
             said: dict[str, Any] = self._client.sync(self._client.scheduler.sam3d, callback_timeout=2 * CONNECT_S)
             return said
-        except (OSError, TimeoutError, AttributeError, TypeError, ValueError, KeyError) as error:
-            raise ClusterError(
-                f"what answers at {self._address} is no scheduler of ours ({type(error).__name__}): "
-                "start it with `cli.py scheduler`"
-            ) from error
+        except BROKEN as error:
+            raise ClusterError(f"the cluster {self._address} does not answer ({type(error).__name__})") from error
 
 
 class OnDask:
@@ -214,7 +218,7 @@ class _Flight:
             if future.status == "error":
                 raise future.exception(timeout=CONNECT_S)
             return future.result(timeout=CONNECT_S)
-        except TimeoutError as error:
+        except TIMEOUTS as error:
             if future.status == "error":
                 return Failure(f"a worker ended {order.work} with {type(error).__name__}: {error}"[:300])
             # Its worker died before it was fetched: it is made again.

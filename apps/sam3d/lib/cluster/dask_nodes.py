@@ -101,7 +101,7 @@ async def _working(access: Access, host: str, resources: Mapping[str, float], to
                 finished = asyncio.ensure_future(worker.finished())
                 await asyncio.wait({ended, finished}, return_when=asyncio.FIRST_COMPLETED)
                 finished.cancel()
-        except (OSError, TimeoutError) as error:
+        except (OSError, TimeoutError, asyncio.TimeoutError) as error:  # two before Python 3.11
             if not is_waiting:
                 logger.warning("waiting for the scheduler %s (%s)", access.address, _reason(error))
             is_waiting = True
