@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 
@@ -20,6 +21,9 @@ from lib.activelearning import background
 from lib.cluster import dask_client, link
 from lib.cluster.orders import LIMIT_BYTES, Order
 from lib.cluster.travelling import Weights
+from lib.images.volumes import VolumeCache
+from lib.infers.reply import ReplyFiles
+from lib.infers.sam3d import Sam3DInfer
 from nodes import Node, Nodes, until
 from scoring_bench import ScoringBench
 from serving import write_study
@@ -131,7 +135,7 @@ def test_a_worker_that_is_killed_costs_no_score_and_doubles_none(
 
 
 @pytest.mark.slow
-def test_without_workers_and_without_a_scheduler_the_pass_ends_here_and_goes_back(
+def test_without_workers_and_without_a_scheduler_the_pass_ends_here_beside_clicks_and_goes_back(
     bench: Make, tmp_path: Path, studies: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(link, "RETRY_S", 0.2)
@@ -141,8 +145,20 @@ def test_without_workers_and_without_a_scheduler_the_pass_ends_here_and_goes_bac
         made, first = bench(address, wait_s=1.0), own.worker(address, studies)
         assert first.address
         opened = counted_here(monkeypatch)
-        made.on_stored = lambda count: first.kill() if count == 4 else scheduler.kill() if count == 8 else None
+        clicks = ThreadPoolExecutor(1)
+        answers = list[Future[int]]()
+
+        def die(count: int) -> None:
+            if count == 4:
+                first.kill()
+            if count == 8:
+                scheduler.kill()
+                answers.append(clicks.submit(click, made))
+
+        made.on_stored = die
         progress = made.run()
+        clicks.shutdown()
+        assert answers[0].result() < N_IMAGES  # scores were left to be made when the click was answered
         assert (progress.scored, progress.problems) == (N_IMAGES, {})
         assert sorted(made.stored) == NAMES
         assert len(opened) == N_IMAGES - 4  # 4 by the worker
@@ -156,6 +172,17 @@ def test_without_workers_and_without_a_scheduler_the_pass_ends_here_and_goes_bac
         back = bench(address)
         assert back.run().scored == N_IMAGES
         assert opened == []
+
+
+def click(made: ScoringBench) -> int:
+    """Click as a viewer does; how many scores were stored when it was answered."""
+    task = Sam3DInfer(made.model, VolumeCache(2**24), ReplyFiles())
+    file, params = task({"image": made.datastore.get_image_uri(NAMES[0]), "lesion": [[9, 9, 9]]})
+    n_stored = len(made.stored)
+    Path(file).unlink()
+    assert params["n_clicks"] == 1
+    assert params["measurements"]["lesion"]["voxels"] > 0
+    return n_stored
 
 
 def counted_here(monkeypatch: pytest.MonkeyPatch) -> list[str]:
