@@ -16,7 +16,6 @@ import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +28,17 @@ from support.report import report
 from torch.nn import functional as F
 
 from lib.images.volumes import open_volume
+from lib.learning.case_subjects import AnnotatedCases
 from lib.learning.cases import CaseStore
+from lib.learning.made_volumes import PHANTOM_USES, MadeVolumes, shown_phantom
+from lib.learning.pools import Mixture
 from lib.network.build import build_sam3d
 from lib.network.deltas import put_state, tuned_state
 from lib.network.sam3d import Sam3D
 from lib.network.weights import Card, load_weights, save_weights
-from lib.retraining.finetuning import FinetuningPlan, finetune, plan_for
+from lib.retraining.finetuning import FinetuningPlan, finetune, learn_chains, plan_for
 from lib.retraining.gate import Patch, measure
 from lib.retraining.opened_cases import open_cases, validation_patches
-from lib.retraining.rehearsal import EVERY, rehearsing
 from lib.scoring.calibration import load
 from lib.scoring.image_score import ScoreSettings, score_volume
 from lib.scoring.selection import METHODS, Known, Pool
@@ -127,7 +128,8 @@ class Run:
         chosen = [each for each in self.cases if each.case.id in labelled]
         store = self.laboratory.store(chosen, augmented=True)
         plan = _plan(self.laboratory.steps, seed=1000 * self.seed + budget)
-        finetune(network, partial(store.samples, plan.seed), plan, lambda _: None)
+        own = Mixture([AnnotatedCases(store, sought="lesion")], [1.0])
+        finetune(network, learn_chains(network, own, plan), plan, lambda _: None)
         scores = self.laboratory.validate(network)
         families = {family: sum(each.family == family for each in chosen) for family in POOL}
         cell = Cell(self.strategy, self.seed, budget, labelled, families, scores.pop("all"), scores)
@@ -194,19 +196,9 @@ def _fitted(settings: Settings) -> tuple[Sam3D, Card]:
     state["image_encoder.depth_embed"] = F.adaptive_avg_pool1d(depth.movedim(-1, 1), size.grid_size).movedim(1, -1)
     network.load_state_dict(state)
     plan = _plan(FITTING_STEPS, seed=7)
-
-    def synthetic(start: int, count: int) -> Any:
-        # Of the rehearsing stream only the synthetic samples, one after another.
-        stream = rehearsing(partial(_nothing), plan.seed, PATCH_SIZE)
-        for number in range(start, start + count):
-            yield from stream(EVERY * number + EVERY - 1, 1)
-
-    finetune(network, synthetic, plan, lambda _: None)
+    mixture = Mixture([MadeVolumes(shown_phantom, PHANTOM_USES, 0, plan.seed)], [1.0])
+    finetune(network, learn_chains(network, mixture, plan), plan, lambda _: None)
     return network, replace(card, network=size, spacing_mm=SPACING_MM, version=f"{card.version}, small")
-
-
-def _nothing(_start: int, _count: int) -> list[Any]:
-    return []
 
 
 def labels_to(curve: Sequence[float], goal: float) -> float | None:

@@ -45,7 +45,7 @@ from lib.serving.infer_door import infer_door
 from lib.serving.mounting import put_first
 from lib.serving.next_sample import next_sample_door
 from lib.serving.places import Places
-from lib.serving.scoring_door import ScoringTasks, scoring_door
+from lib.serving.scoring_door import ScoringTasks, progress_door, scoring_door
 from lib.serving.session_door import session_door
 from lib.serving.task_door import task_door
 from lib.serving.threaded import threaded_doors
@@ -114,6 +114,7 @@ class MyApp(MONAILabelApp):
         put_first(session_door(self, limit_volume_bytes))
         put_first(next_sample_door(self))
         put_first(scoring_door(ScoringTasks(self, self.config.background, self._scoring_methods)))
+        put_first(progress_door(self.config.background))
         put_first(cases_door(self, self.config.states, self.config.leases))
         put_first(infer_door(self, Places(settings.serving.max_requests), self._on_click))
         datastore = self.datastore()

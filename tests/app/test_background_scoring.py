@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,13 @@ from lib.activelearning.leases import Leases
 from lib.activelearning.scoring import PoolScoring
 from lib.activelearning.strategies import Scored, next_case
 from lib.activelearning.unopened import Unopened
+from lib.cluster.carrying import Place, Task
+from lib.cluster.orders import Order
+from lib.cluster.travelling import Weights
 from lib.configs.sam3d import Sam3DConfig
 from lib.datastore.versioned import VersionedDatastore
 from lib.demo import free_port
+from lib.errors import ClusterError, SettingsError
 from lib.images.dicom_writing import SeriesInfo
 from lib.images.volumes import VolumeCache, open_volume
 from lib.infers.model import BackgroundNetwork, SharedPredictor
@@ -36,9 +40,10 @@ from lib.infers.sam3d import Sam3DInfer
 from lib.network.weights import save_weights
 from lib.scoring.selection import METHODS
 from lib.scoring.store import ScoreStore
-from lib.serving.scoring_door import ScoringTasks, scoring_door
+from lib.serving.scoring_door import ScoringTasks, progress_door, scoring_door
 from lib.settings import ScoringSettings, Settings
 from lib.weights.versions import open_served
+from lib.works.score import score
 from network.small_networks import card_of, small_network
 from serving import write_study
 from studies_in_archive import datastore_at, write_image
@@ -441,6 +446,7 @@ class App:
 def client(bench: Bench) -> TestClient:
     app, api = App(bench), FastAPI()
     api.include_router(scoring_door(ScoringTasks(app, bench.scoring, app.methods)))
+    api.include_router(progress_door(bench.scoring))
     return TestClient(api)
 
 
@@ -526,3 +532,89 @@ def test_of_an_archive_only_opened_series_are_scored_unless_somebody_asks(
             assert len(datastore.at_hand()) == 2
         finally:
             datastore.close()
+
+
+class Workers:
+    """A cluster that works in this process, and goes after so many scores; counts what it was asked for."""
+
+    def __init__(self, studies: Path, life: int = 99) -> None:
+        self.place, self.life, self.asked = Place(root=studies), life, list[str]()
+
+    def executor(self, weights: Weights) -> Workers:
+        self.weights = weights
+        return self
+
+    def stream(self, orders: Iterable[Order], is_stopped: Callable[[], bool]) -> Any:
+        for order in orders:
+            if self.life == 0:
+                raise ClusterError("its scheduler has gone")
+            self.life -= 1
+            self.asked.append(order.image.path)
+            yield order, score(Task(order, self.place, self.weights.digest, self.weights.data))
+
+
+class Way:
+    """To clusters that are there one after another, each for one pass; None where there is none."""
+
+    is_set, places, problem = True, 2, "its scheduler has gone"
+
+    def __init__(self, *clusters: Workers | None, comes_back_at: int = 0) -> None:
+        self.clusters, self.comes_back_at, self.looks = list(clusters), comes_back_at, 0
+
+    def awaited(self, is_stopped: Callable[[], bool]) -> Workers | None:
+        return self.clusters.pop(0) if self.clusters else None
+
+    def now(self) -> object:
+        self.looks += 1
+        return self if self.looks == self.comes_back_at else None
+
+    def lost(self, error: ClusterError) -> None:
+        self.problem = str(error)
+
+
+def over(bench: Bench, studies: Path, way: Way, root: Path | None = None) -> background.Progress:
+    bench.scoring = BackgroundScoring(bench.shared, bench.store, bench.pool, way, root or studies.resolve())
+    return bench.run()
+
+
+def test_what_a_cluster_left_is_scored_here_and_what_comes_back_goes_on(bench: Bench, studies: Path) -> None:
+    first, second = Workers(studies, 1), Workers(studies)
+    progress = over(bench, studies, Way(first, None, second, comes_back_at=1))
+    assert (progress.scored, progress.problems, progress.places) == (3, {}, 0)
+    assert (len(first.asked), len(bench.opened), len(second.asked)) == (1, 1, 1)
+    assert len({*first.asked, *second.asked, f"{bench.opened[0]}.nii.gz"}) == 3
+    there = bench.store.all()
+    bench.folder = bench.folder.with_name("alone")
+    bench.restart()
+    bench.run()
+    assert bench.store.all() == there
+
+
+def test_what_cannot_travel_is_scored_here_once(bench: Bench, studies: Path, tmp_path: Path) -> None:
+    workers = Workers(studies)
+    progress = over(bench, studies, Way(workers, comes_back_at=1), tmp_path / "elsewhere")
+    assert (progress.scored, workers.asked, len(bench.opened)) == (3, [], 3)
+
+
+def test_a_version_that_is_published_ends_the_stream_of_orders(bench: Bench, studies: Path) -> None:
+    first, second = Workers(studies), Workers(studies)
+    put = bench.store.put
+
+    def publish(kept: Any) -> None:
+        put(kept)
+        if len(first.asked) == 2 and not second.asked:
+            bench.publish()
+
+    bench.store.put = publish
+    assert over(bench, studies, Way(first, second)).version == "v1"
+    assert (len(first.asked), len(second.asked)) == (2, 3)
+    assert {kept.version for kept in bench.store.all().values()} == {"v1"}
+    assert first.weights.digest != second.weights.digest
+
+
+def test_without_a_share_only_workers_score(studies: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench, workers = Bench(studies, monkeypatch, score_share=0.0), Workers(studies, 1)
+    bench.scoring = BackgroundScoring(bench.shared, bench.store, bench.pool, Way(workers, None), studies.resolve())
+    with pytest.raises(SettingsError, match=r"score_share is 0, and there is no cluster that scores \(its scheduler"):
+        bench.scoring.run(bench.datastore, share=0.0)
+    assert (len(workers.asked), len(bench.store.all()), bench.opened) == (1, 1, [])

@@ -15,7 +15,7 @@ from typing import Any
 from serving import APP
 
 CLI = str(APP / "cli.py")
-START_LIMIT_S = 180.0
+START_LIMIT_S = 600.0
 
 
 class Node:

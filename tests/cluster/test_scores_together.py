@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
+import sys
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 
+import cloudpickle
+import numpy as np
 import pytest
 
 from conftest import N_IMAGES, NAMES
@@ -15,6 +21,9 @@ from lib.activelearning import background
 from lib.cluster import dask_client, link
 from lib.cluster.orders import LIMIT_BYTES, Order
 from lib.cluster.travelling import Weights
+from lib.images.volumes import VolumeCache
+from lib.infers.reply import ReplyFiles
+from lib.infers.sam3d import Sam3DInfer
 from nodes import Node, Nodes, until
 from scoring_bench import ScoringBench
 from serving import write_study
@@ -72,6 +81,8 @@ def test_weights_are_built_once_a_process_and_orders_are_small(
     made = bench(scheduler.address)
     cluster = made.link.awaited(lambda: False)
     assert cluster is not None
+    # By value: workers know nothing of these tests.
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
     before = cluster._client.run(_n_built)
     longest = 0
     submit = dask_client.DaskCluster.submit
@@ -102,8 +113,6 @@ def sent_bytes(scheduler: Node) -> int:
     """What this process sent to the scheduler on the connections that it has."""
     port = scheduler.address.rpartition(":")[2]
     told = subprocess.run(["ss", "-tinp", f"dport = :{port}"], capture_output=True, text=True, check=True).stdout
-    import os
-
     blocks = re.split(r"\n(?=ESTAB)", told)
     mine = [block for block in blocks if f"pid={os.getpid()}," in block]
     assert mine, told
@@ -126,7 +135,7 @@ def test_a_worker_that_is_killed_costs_no_score_and_doubles_none(
 
 
 @pytest.mark.slow
-def test_without_workers_and_without_a_scheduler_the_pass_ends_here_and_goes_back(
+def test_without_workers_and_without_a_scheduler_the_pass_ends_here_beside_clicks_and_goes_back(
     bench: Make, tmp_path: Path, studies: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(link, "RETRY_S", 0.2)
@@ -136,8 +145,20 @@ def test_without_workers_and_without_a_scheduler_the_pass_ends_here_and_goes_bac
         made, first = bench(address, wait_s=1.0), own.worker(address, studies)
         assert first.address
         opened = counted_here(monkeypatch)
-        made.on_stored = lambda count: first.kill() if count == 4 else scheduler.kill() if count == 8 else None
+        clicks = ThreadPoolExecutor(1)
+        answers = list[Future[int]]()
+
+        def die(count: int) -> None:
+            if count == 4:
+                first.kill()
+            if count == 8:
+                scheduler.kill()
+                answers.append(clicks.submit(click, made))
+
+        made.on_stored = die
         progress = made.run()
+        clicks.shutdown()
+        assert answers[0].result() < N_IMAGES  # scores were left to be made when the click was answered
         assert (progress.scored, progress.problems) == (N_IMAGES, {})
         assert sorted(made.stored) == NAMES
         assert len(opened) == N_IMAGES - 4  # 4 by the worker
@@ -151,6 +172,17 @@ def test_without_workers_and_without_a_scheduler_the_pass_ends_here_and_goes_bac
         back = bench(address)
         assert back.run().scored == N_IMAGES
         assert opened == []
+
+
+def click(made: ScoringBench) -> int:
+    """Click as a viewer does; how many scores were stored when it was answered."""
+    task = Sam3DInfer(made.model, VolumeCache(2**24), ReplyFiles())
+    file, params = task({"image": made.datastore.get_image_uri(NAMES[0]), "lesion": [[9, 9, 9]]})
+    n_stored = len(made.stored)
+    Path(file).unlink()
+    assert params["n_clicks"] == 1
+    assert params["measurements"]["lesion"]["voxels"] > 0
+    return n_stored
 
 
 def counted_here(monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -184,14 +216,16 @@ def test_what_a_worker_cannot_score_is_named_and_the_others_go_on(
 ) -> None:
     bad, missing = studies / "bad.nii.gz", studies / "missing.nii.gz"
     bad.write_bytes(b"no image")
-    write_study(missing, __import__("numpy").zeros((24, 22, 20), "int16"))
+    write_study(missing, np.zeros((24, 22, 20), np.int16))
     (mounted_elsewhere / bad.name).write_bytes(b"no image")
     try:
         made = bench(scheduler.address)
         progress = made.run()
         assert "bad" in progress.problems
         assert progress.problems["bad"] == background.score_key(
-            background.image_reference("bad", made.datastore), made.model.in_background(_never()).card, _settings(made)
+            background.image_reference("bad", made.datastore),
+            made.model.in_background(threading.Event()).card,
+            made.scoring._settings,
         )
         # One of the workers has not got it: that may pass, so it is tried again at another pass.
         assert progress.problems.get("missing", "") == ""
@@ -199,13 +233,3 @@ def test_what_a_worker_cannot_score_is_named_and_the_others_go_on(
     finally:
         for path in (bad, missing, mounted_elsewhere / bad.name):
             path.unlink()
-
-
-def _never() -> object:
-    import threading
-
-    return threading.Event()
-
-
-def _settings(made: ScoringBench) -> object:
-    return made.scoring._settings

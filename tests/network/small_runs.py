@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,11 +13,12 @@ import torch
 
 from lib.learning.cases import Case
 from lib.learning.distributed import Team
+from lib.learning.training_loop import Epoch
 from lib.network.build import build_sam3d
 from lib.network.deltas import tuned_state
 from lib.network.sam3d import Sam3D
 from lib.network.weights import Card, save_weights
-from lib.retraining.finetuning import FinetuningPlan, finetune
+from lib.retraining.finetuning import FinetuningPlan, finetune, learn_patches
 from lib.settings import PRESETS, Settings
 from network import small_networks
 
@@ -42,10 +43,21 @@ def ball_stream(seed: int, start: int, count: int) -> Iterator[BallSample]:
         yield BallSample(patch.astype(np.float32), target.astype(np.float32))
 
 
+def train_on_balls(
+    network: Sam3D,
+    plan: FinetuningPlan,
+    on_epoch: Callable[[Epoch], None],
+    seed: int = 0,
+    team: Team | None = None,
+) -> None:
+    """Fine-tune on the patches of `ball_stream`."""
+    finetune(network, learn_patches(network, partial(ball_stream, seed), plan), plan, on_epoch, team=team)
+
+
 def save_after_training(team: Team, plan: FinetuningPlan, path: Path) -> None:
     """One member of a team trains; the first of them writes down what came out."""
     network, losses = small_network(), []
-    finetune(network, partial(ball_stream, 0), plan, lambda epoch: losses.append(epoch.loss), team=team)
+    train_on_balls(network, plan, lambda epoch: losses.append(epoch.loss), team=team)
     if team.is_leader:
         torch.save({"losses": losses, "state": tuned_state(network)}, path)
 

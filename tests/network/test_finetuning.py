@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,25 +11,27 @@ import torch
 
 from lib.errors import TrainingError
 from lib.learning.distributed import Team, run_together
+from lib.learning.made_volumes import PLAIN_USES, MadeVolumes, shown_plain
+from lib.learning.pools import Mixture
 from lib.learning.training import ClickPlan, backward_step, training_step
 from lib.learning.training_loop import Epoch
 from lib.network.deltas import tuned_names
-from lib.retraining.finetuning import FinetuningPlan, finetune, plan_for
+from lib.retraining.finetuning import FinetuningPlan, finetune, learn_chains, plan_for
 from lib.settings import TrainingSettings
-from small_runs import ball_stream, save_after_training, small_network
+from small_runs import ball_stream, save_after_training, small_network, train_on_balls
 
 PLAN = FinetuningPlan(epochs=6, steps_per_epoch=1, learning_rate=1e-3, clicks=ClickPlan(rounds=3, automatic_share=0.0))
 
 
 def losses_of(plan: FinetuningPlan, seed: int = 0) -> list[float]:
     epochs: list[Epoch] = []
-    finetune(small_network(), partial(ball_stream, seed), plan, epochs.append)
+    train_on_balls(small_network(), plan, epochs.append, seed)
     return [epoch.loss for epoch in epochs]
 
 
 def test_frozen_tensors_keep_every_bit_and_every_tuned_one_moves() -> None:
     network, before = small_network(), small_network().state_dict()
-    finetune(network, partial(ball_stream, 0), PLAN, lambda _: None)
+    train_on_balls(network, PLAN, lambda _: None)
     tuned, after = set(tuned_names(network)), network.state_dict()
     assert len(tuned) > 100
     for name in before:
@@ -52,7 +53,7 @@ def test_it_learns() -> None:
     network = small_network()
     epochs: list[Epoch] = []
     plan = replace(PLAN, epochs=2, steps_per_epoch=25, learning_rate=5e-3, batch_size=1)
-    finetune(network, partial(ball_stream, 0), plan, epochs.append)
+    train_on_balls(network, plan, epochs.append)
     assert epochs[1].loss < 0.8 * epochs[0].loss
     assert [epoch.number for epoch in epochs] == [1, 2]
 
@@ -141,12 +142,12 @@ def test_a_loss_that_is_no_number_ends_the_run() -> None:
         torch.nan
     )
     with pytest.raises(TrainingError, match="the loss is no longer a number at step 1: lower learning_rate"):
-        finetune(network, partial(ball_stream, 0), PLAN, lambda _: None)
+        train_on_balls(network, PLAN, lambda _: None)
 
 
 def test_more_processes_than_patches_are_refused() -> None:
     with pytest.raises(TrainingError, match="train_batch_size is 2, fewer than the 3 processes that share it"):
-        finetune(small_network(), partial(ball_stream, 0), PLAN, lambda _: None, team=Team(3, 0))
+        train_on_balls(small_network(), PLAN, lambda _: None, team=Team(3, 0))
 
 
 @pytest.mark.parametrize(("size", "count"), [(1, 5), (2, 5), (3, 3), (4, 9)])
@@ -154,6 +155,40 @@ def test_the_shares_of_a_team_are_the_whole_in_order(size: int, count: int) -> N
     shares = [Team(size, rank).share(10, count) for rank in range(size)]
     assert [number for share in shares for number in share] == list(range(10, 10 + count))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def chain_gradients(numbers: list[int], seed: int = 0, has_bfloat16: bool = False) -> dict[str, torch.Tensor]:
+    """What samples of plain objects leave on the tuned parameters of a small network."""
+    network = small_network()
+    network.freeze_sam()
+    mixture = Mixture([MadeVolumes(shown_plain, PLAIN_USES, 7)], [1.0])
+    learn = learn_chains(network, mixture, replace(PLAN, seed=seed, has_bfloat16=has_bfloat16))
+    for number in numbers:
+        learn(number, 0.5)
+    return {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
+
+
+def test_a_chain_is_decided_by_its_number_and_those_of_a_step_add_up() -> None:
+    first, second, both = chain_gradients([4]), chain_gradients([5]), chain_gradients([4, 5])
+    tuned = set(tuned_names(small_network()))
+    assert set(both) == tuned
+    for name, gradient in both.items():
+        torch.testing.assert_close(gradient, first[name] + second[name], rtol=1e-3, atol=1e-6)
+    other, rough = chain_gradients([4], seed=1), chain_gradients([4], has_bfloat16=True)
+    name = "mask_decoder.up.0.first.0.weight"
+    assert not torch.equal(first[name], second[name])
+    assert not torch.equal(first[name], other[name])
+    assert not torch.equal(first[name], rough[name])
+    assert torch.nn.functional.cosine_similarity(first[name].flatten(), rough[name].flatten(), dim=0) > 0.9
+
+
+def test_chains_are_learned() -> None:
+    network = small_network()
+    epochs: list[Epoch] = []
+    plan = replace(PLAN, epochs=2, steps_per_epoch=25, learning_rate=5e-3, batch_size=1)
+    mixture = Mixture([MadeVolumes(shown_plain, PLAIN_USES, 7)], [1.0])
+    finetune(network, learn_chains(network, mixture, plan), plan, epochs.append)
+    assert epochs[1].loss < 0.85 * epochs[0].loss
 
 
 @pytest.mark.slow

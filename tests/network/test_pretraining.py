@@ -40,15 +40,15 @@ def test_a_seed_gives_the_same_weights_and_another_seed_others(tmp_path):
 def test_an_interrupted_run_goes_on_to_the_same_weights(tmp_path, monkeypatch):
     unbroken = trained(tmp_path / "a")
 
-    practise, left = chain_training.practise, iter(range(7))
+    practise, left = chain_training.practise_number, iter(range(7))
 
-    def killed(pupil):
+    def killed(*order):
         if next(left, None) == 6:  # in the middle of the second stretch
             raise KeyboardInterrupt
-        return practise(pupil)
+        return practise(*order)
 
     with monkeypatch.context() as patched:
-        patched.setattr(chain_training, "practise", killed)
+        patched.setattr(chain_training, "practise_number", killed)
         with pytest.raises(KeyboardInterrupt):
             trained(tmp_path / "b")
     assert len(losses(tmp_path / "b")) == 1

@@ -19,7 +19,7 @@ from lib.network.deltas import tuned_state
 from lib.network.weights import load_weights, save_weights
 from lib.retraining import finetuning
 from lib.retraining import retrain as retrain_module
-from lib.retraining.finetuning import FinetuningPlan, finetune
+from lib.retraining.finetuning import FinetuningPlan, finetune, learn_patches
 from lib.retraining.gate import Decision, Evidence
 from lib.retraining.matching import Matching, match
 from lib.retraining.opened_cases import open_cases, validation_patches
@@ -184,13 +184,13 @@ def test_a_case_measured_alone_is_lent_images_of_its_kind(
 
 
 @pytest.mark.parametrize(("least", "is_rehearsed"), [(0.0, True), (1.1, False)])
-def test_what_knows_synthetic_patches_goes_over_them_while_it_learns(
+def test_what_knows_synthetic_objects_goes_over_them_while_it_learns(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, least: float, is_rehearsed: bool
 ) -> None:
     publish_all(monkeypatch)
     seen = []
-    real = retrain_module.rehearsing
-    monkeypatch.setattr(retrain_module, "rehearsing", lambda *given: seen.append(1) or real(*given))
+    real = retrain_module.rehearse
+    monkeypatch.setattr(retrain_module, "rehearse", lambda *given: seen.append(1) or real(*given))
     monkeypatch.setattr(retrain_module, "LEAST_REFERENCE", least)
     retrain(small_settings(tmp_path), ball_cases(tmp_path / "studies", 2))
     assert bool(seen) == is_rehearsed
@@ -215,10 +215,10 @@ def test_scores_of_other_weights_are_forgotten(tmp_path: Path, monkeypatch: pyte
 
 
 def out_of_memory_once(monkeypatch: pytest.MonkeyPatch, error: Exception, times: int = 1, after: int = 0) -> list[bool]:
-    """Make some patches run out of memory, `after` so many that do not; returns, as it grows, whether blocks were
-    checkpointed at each patch."""
+    """Make some samples run out of memory, `after` so many that do not; returns, as it grows, whether blocks were
+    checkpointed at each sample."""
     seen: list[bool] = []
-    real = finetuning.backward_step
+    real = finetuning.practise_number
 
     def step(network, *arguments, **options):
         seen.append(network.image_encoder.is_checkpointed)
@@ -226,7 +226,7 @@ def out_of_memory_once(monkeypatch: pytest.MonkeyPatch, error: Exception, times:
             raise error
         return real(network, *arguments, **options)
 
-    monkeypatch.setattr(finetuning, "backward_step", step)
+    monkeypatch.setattr(finetuning, "practise_number", step)
     return seen
 
 
@@ -254,7 +254,7 @@ def test_a_run_that_begins_again_forgets_what_it_had_learned(tmp_path: Path, mon
     for name in ("unbroken", "broken"):
         (tmp_path / name).mkdir()
     unbroken = retrain(small_settings(tmp_path / "unbroken"), cases)
-    # Of two epochs with four patches each, in the second.
+    # Of two epochs with four samples each, in the second.
     seen = out_of_memory_once(monkeypatch, MemoryError("no memory"), after=5)
     broken = retrain(small_settings(tmp_path / "broken"), cases)
     assert len(seen) == 6 + 8
@@ -306,7 +306,7 @@ def knowing(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store = open_cases(settings, ball_cases(folder / "studies", 6), small_card(sha256="e" * 64), augmented=True)
     network = small_network()
     plan = FinetuningPlan(epochs=1, steps_per_epoch=40, learning_rate=5e-3, clicks=ClickPlan(rounds=2))
-    finetune(network, partial(store.samples, 0), plan, lambda _: None)
+    finetune(network, learn_patches(network, partial(store.samples, 0), plan), plan, lambda _: None)
     path = folder / "knowing.safetensors"
     save_weights(network, small_card(version="knowing"), path)
     return path

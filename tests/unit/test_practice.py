@@ -13,8 +13,9 @@ from lib.geometry import PatchGrid
 from lib.images.volumes import make_volume
 from lib.learning.case_cache import Region
 from lib.learning.chains import spoilt
+from lib.learning.made_volumes import KEPT, MadeVolumes, phantom_target, shown_plain
 from lib.learning.subjects import Look, Subject
-from lib.pretraining.pools import KEPT, MadeVolumes, RealCases, phantom_target, read_groups, shown_plain
+from lib.pretraining.pools import RealCases, read_groups
 from lib.settings import Intensity
 from lib.synthesis.phantoms import make_phantom
 from lib.synthesis.plain import SMALLEST_VOXELS, plain_volume

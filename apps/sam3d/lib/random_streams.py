@@ -17,7 +17,6 @@ class RandomStream(IntEnum):
     CASE_PATCH = 5
     SYNTHETIC_CLICKS = 6
     SYNTHETIC_CHANCES = 7
-    REHEARSAL_PATCH = 8
     PHANTOM_VIEW = 9
     TEST_POINTS = 10
     CASE_ORDER = 11

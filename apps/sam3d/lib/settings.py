@@ -498,7 +498,7 @@ CONF_KEYS: Mapping[str, ConfKey] = {
     "steps_per_epoch": ConfKey(_whole(1, 10_000), "optimiser steps of an epoch"),
     "train_batch_size": ConfKey(_whole(1, 256), "patches that one step learns from"),
     "learning_rate": ConfKey(_number(low=1e-8, high=1.0), "largest step size; chosen by variant unless named"),
-    "click_rounds": ConfKey(_whole(1, 20), "simulated clicks on each training patch"),
+    "click_rounds": ConfKey(_whole(1, 20), "simulated clicks on each training patch, for published weights"),
     "train_seed": ConfKey(_whole(0, 999_999_999), "the same seed and cases give the same run"),
     "train_on": ConfKey(
         _one_of(dict.fromkeys((SUBMITTED, REVIEWED))),

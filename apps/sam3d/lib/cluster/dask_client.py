@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import queue
 import time
@@ -13,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from distributed import Client, Future
 from distributed.scheduler import KilledWorker
 
+from lib.cluster.dask_greeting import greet
 from lib.cluster.dask_security import security_of
 from lib.cluster.entry import carry_out
-from lib.cluster.identity import difference, identity
 from lib.cluster.orders import Failure, Order, Outcome
 from lib.cluster.security import Access
 from lib.errors import ClusterError
@@ -32,6 +33,10 @@ LOOK_S = 0.5
 CONNECT_S = 5.0
 # Weights that were lost with the workers that held them are sent again so often.
 RESENDS = 5
+# Before Python 3.11 these are two.
+TIMEOUTS = (TimeoutError, asyncio.TimeoutError)
+# What a question, or an order, ends in when the scheduler goes meanwhile.
+BROKEN = (*TIMEOUTS, OSError, CancelledError, AttributeError, RuntimeError)
 
 
 class DaskCluster:
@@ -40,22 +45,16 @@ class DaskCluster:
     def __init__(self, access: Access, patience_s: float) -> None:
         self._address, self._patience_s = access.address, patience_s
         try:
+            # Asked first, for the client itself waits for ever for what listens and says nothing.
+            self._id = asyncio.run(greet(access, "client", CONNECT_S))["id"]
             self._client = Client(
                 access.address, security=security_of(access), timeout=CONNECT_S, set_as_default=False, name="sam3d"
             )
-        except (OSError, TimeoutError) as error:
+        except (OSError, *TIMEOUTS) as error:
             raise ClusterError(f"the cluster {access.address} does not answer ({type(error).__name__})") from error
         self._numbers = count()
         self._held: dict[str, Any] = {}
         self.last_width = 0
-        try:
-            said = self._ask()
-            if odd := difference(identity(), said["identity"]):
-                raise ClusterError(f"the cluster {access.address} is of another version: {odd}")
-        except BaseException:
-            self.close()
-            raise
-        self._id = said["id"]
 
     @property
     def width(self) -> int:
@@ -86,10 +85,13 @@ class DaskCluster:
 
     def submit(self, order: Order, weights: Weights | None, resources: Mapping[str, float] | None) -> Future:
         """Send an order on its way."""
-        arguments = (weights.digest, self._hold(weights)) if weights is not None else ()
         key = f"{order.work}-{order.key[:40]}-{self._client.id[-8:]}-{next(self._numbers)}"
         resources = dict(resources) if resources else None
-        return self._client.submit(carry_out, order.as_text(), *arguments, key=key, pure=False, resources=resources)
+        try:
+            held = (weights.digest, self._hold(weights)) if weights is not None else ()
+            return self._client.submit(carry_out, order.as_text(), *held, key=key, pure=False, resources=resources)
+        except BROKEN as error:
+            raise ClusterError(f"the cluster {self._address} took no order ({type(error).__name__})") from error
 
     def forget_weights(self) -> None:
         """Have the weights sent anew with the next order."""
@@ -122,11 +124,8 @@ class DaskCluster:
         try:
             said: dict[str, Any] = self._client.sync(self._client.scheduler.sam3d, callback_timeout=2 * CONNECT_S)
             return said
-        except (OSError, TimeoutError, AttributeError, TypeError, ValueError, KeyError) as error:
-            raise ClusterError(
-                f"what answers at {self._address} is no scheduler of ours ({type(error).__name__}): "
-                "start it with `cli.py scheduler`"
-            ) from error
+        except BROKEN as error:
+            raise ClusterError(f"the cluster {self._address} does not answer ({type(error).__name__})") from error
 
 
 class OnDask:
@@ -219,7 +218,7 @@ class _Flight:
             if future.status == "error":
                 raise future.exception(timeout=CONNECT_S)
             return future.result(timeout=CONNECT_S)
-        except TimeoutError as error:
+        except TIMEOUTS as error:
             if future.status == "error":
                 return Failure(f"a worker ended {order.work} with {type(error).__name__}: {error}"[:300])
             # Its worker died before it was fetched: it is made again.

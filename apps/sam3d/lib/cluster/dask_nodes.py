@@ -12,15 +12,16 @@ from contextlib import suppress
 from typing import Any
 from uuid import uuid4
 
-from distributed import Scheduler, Worker, rpc
+import dask
+from distributed import Scheduler, Worker
 from distributed.diagnostics.plugin import SchedulerPlugin
 from distributed.security import Security
 from distributed.worker import DEFAULT_STARTUP_INFORMATION
 
+from lib.cluster.dask_greeting import greet
 from lib.cluster.dask_security import security_of
 from lib.cluster.identity import difference, identity
 from lib.cluster.security import Access, is_loopback
-from lib.errors import ClusterError
 
 logger = logging.getLogger(__name__)
 
@@ -90,18 +91,17 @@ class _SameCodeOnly(SchedulerPlugin):
 
 async def _working(access: Access, host: str, resources: Mapping[str, float], told: Callable[[str], None]) -> None:
     ended = asyncio.ensure_future(_asked_to_end())
-    security = security_of(access) or Security()
     is_waiting = False
     while not ended.done():
         try:
-            await _check_scheduler(access, security)
+            await greet(access, "worker", CONNECT_S)
             async with make_worker(access, host, resources) as worker:
                 told(worker.address)
                 is_waiting = False
                 finished = asyncio.ensure_future(worker.finished())
                 await asyncio.wait({ended, finished}, return_when=asyncio.FIRST_COMPLETED)
                 finished.cancel()
-        except (OSError, TimeoutError) as error:
+        except (OSError, TimeoutError, asyncio.TimeoutError) as error:  # two before Python 3.11
             if not is_waiting:
                 logger.warning("waiting for the scheduler %s (%s)", access.address, _reason(error))
             is_waiting = True
@@ -128,20 +128,6 @@ def make_worker(access: Access, host: str, resources: Mapping[str, float]) -> Wo
     )
 
 
-async def _check_scheduler(access: Access, security: Security) -> None:
-    """ClusterError unless the scheduler runs the code that this worker runs; OSError where it does not answer."""
-    arguments = security.get_connection_args("worker")
-    async with rpc(access.address, connection_args=arguments, timeout=CONNECT_S) as scheduler:
-        try:
-            said = await asyncio.wait_for(scheduler.sam3d(), CONNECT_S)
-        except (AttributeError, TypeError, ValueError, KeyError) as error:
-            raise ClusterError(
-                f"what answers at {access.address} is no scheduler of ours: start it with `cli.py scheduler`"
-            ) from error
-    if odd := difference(identity(), said["identity"]):
-        raise ClusterError(f"this worker may not join {access.address}: {odd}; install the same version on both")
-
-
 def host_towards(access: Access) -> str:
     """This machine's address on the way to the scheduler."""
     host = access.host
@@ -153,8 +139,9 @@ def host_towards(access: Access) -> str:
 
 
 def quieten() -> None:
-    """The engine tells of every connection, and of every worker that went."""
+    """The engine tells of every connection, and watches itself a hundred times a second, which small machines feel."""
     logging.getLogger("distributed").setLevel(logging.WARNING)
+    dask.config.set({"distributed.worker.profile.enabled": False, "distributed.admin.tick.interval": "500ms"})
 
 
 def _reason(error: BaseException) -> str:

@@ -57,9 +57,7 @@ def check_address(text: str) -> str:
             f"cluster is {text!r}: write tls://host:8786, or tcp://127.0.0.1:8786 for this machine alone"
         )
     if found["kind"] == "tcp" and not is_loopback(found["host"].strip("[]")):
-        raise SettingsError(
-            f"cluster is {text!r}: beyond this machine it must be tls://, for tcp:// asks nobody who they are"
-        )
+        raise SettingsError(f"cluster is {text!r}: tcp:// asks nobody who they are, so write tls://, or 127.0.0.1")
     return text
 
 

@@ -140,7 +140,7 @@ class CaseStore:
 
     def sample(self, rng: np.random.Generator, draw: Draw = DRAW) -> TrainingSample:
         """A patch of a random label of a random case; LabelError if there is no case to draw from."""
-        case_id, prepared = self._drawn(rng)
+        case_id, prepared = self.draw_case(rng)
         name, voxel, grid = self._drawn_patch(prepared, rng, draw)
         patch, target = self._patch(prepared, grid), prepared.regions[name].target(grid)
         at = _index(grid, voxel)
@@ -186,7 +186,8 @@ class CaseStore:
             return name, *self._placed(prepared, region, self._middle(prepared, region, drawn), 0.0, rng)
         return name, *self._placed(prepared, region, drawn, draw.jitter, rng)
 
-    def _drawn(self, rng: np.random.Generator) -> tuple[str, PreparedCase]:
+    def draw_case(self, rng: np.random.Generator) -> tuple[str, PreparedCase]:
+        """A random case that opens; LabelError if there is none."""
         # In a drawn order rather than from those left over, so that a sample does not depend on which bad cases have
         # been met before.
         ids = list(self._cases)

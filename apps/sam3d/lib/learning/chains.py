@@ -17,9 +17,11 @@ from torch import Tensor
 from lib.geometry import PatchGrid
 from lib.interactive.clicks import deep_click, largest_error, random_click
 from lib.interactive.priors import LEAST_DEPTH, WIDTH_DEPTHS, Layer, as_prior, composed, rim_weights
+from lib.learning.pools import Mixture
 from lib.learning.subjects import Look, Subject
 from lib.learning.training import margin_of, segmentation_loss
 from lib.network.sam3d import Sam3D
+from lib.random_streams import RandomStream, generator
 
 Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -71,6 +73,15 @@ class Pupil:
         self.backward(loss)
         margin = margin_of(logits.detach().float())[0, 0].cpu().numpy()
         return self.look.turn_back(margin), target, float(loss.detach())
+
+
+def practise_number(
+    network: Sam3D, mixture: Mixture, seed: int, number: int, share: float, has_bfloat16: bool
+) -> Practice:
+    """Practise on the subject that the seed and the sample's number draw; gradients times `share` are added up."""
+    rng = generator(RandomStream.PRACTICE, seed, number)
+    subject, look = mixture.draw(number, rng), Look.draw(rng)
+    return practise(Pupil(network, subject, look, rng, lambda loss: (share * loss).backward(), has_bfloat16))
 
 
 def practise(pupil: Pupil) -> Practice:

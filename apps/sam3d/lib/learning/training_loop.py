@@ -5,20 +5,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
 from ignite.engine import Events
 from monai.engines import SupervisedTrainer
-from torch import Tensor
-from torch.utils.data import DataLoader
 
 from lib.network.sam3d import Sam3D
 
-Batch = dict[str, Tensor]
-# One optimiser step on patches and targets (B, 1, P, P, P), already on the device; returns its loss and Dice.
-Update = Callable[[Tensor, Tensor], tuple[float, float]]
+Batch = TypeVar("Batch")
 
 
 @dataclass(frozen=True)
@@ -41,15 +37,19 @@ class Loop:
 
 
 def run_loop(
-    network: Sam3D, optimiser: torch.optim.Optimizer, loader: DataLoader[Batch], update: Update, loop: Loop
+    network: Sam3D,
+    optimiser: torch.optim.Optimizer,
+    batches: Iterable[Batch],
+    update: Callable[[Batch], tuple[float, float]],
+    loop: Loop,
 ) -> None:
-    """Train on the loader's batches, `image` and `label` (B, 1, P, P, P)."""
+    """Take one optimiser step on each of the batches by `update`, which returns the step's loss and Dice."""
     device = next(network.parameters()).device
     losses: list[float] = []
     dices: list[float] = []
 
     def one_step(engine: Any, batch: Batch) -> dict[str, float]:
-        loss, dice = update(batch["image"].to(device), batch["label"].to(device))
+        loss, dice = update(batch)
         losses.append(loss)
         dices.append(dice)
         return {"loss": loss, "dice": dice}
@@ -57,7 +57,7 @@ def run_loop(
     trainer = SupervisedTrainer(
         device=device,
         max_epochs=loop.epochs,
-        train_data_loader=loader,
+        train_data_loader=batches,
         network=network,
         optimizer=optimiser,
         loss_function=torch.nn.Identity(),

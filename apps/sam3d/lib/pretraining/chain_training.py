@@ -17,27 +17,18 @@ import torch
 from torch import Tensor
 
 from lib.errors import TrainingError
-from lib.learning.chains import Practice, Pupil, practise
+from lib.learning.chains import Practice, practise_number
 from lib.learning.distributed import Team
+from lib.learning.made_volumes import PHANTOM_USES, PLAIN_USES, MadeVolumes, shown_phantom, shown_plain
 from lib.learning.optimisers import MuonWithAdamW
+from lib.learning.pools import Mixture
 from lib.learning.resumable import learn
 from lib.learning.schedules import half_cosine
-from lib.learning.subjects import Look, Subject
 from lib.learning.training import MovingAverage
 from lib.learning.training_loop import Epoch, descend
 from lib.network.build import build_sam3d
 from lib.network.sam3d import Sam3D
-from lib.pretraining.pools import (
-    PHANTOM_USES,
-    PLAIN_USES,
-    CaseGroup,
-    MadeVolumes,
-    Pool,
-    RealCases,
-    shown_phantom,
-    shown_plain,
-)
-from lib.random_streams import RandomStream, generator
+from lib.pretraining.pools import CaseGroup, RealCases
 from lib.settings import NetworkSettings
 
 # How often a sample is of each kind, where there are real cases and where there are none.
@@ -125,9 +116,10 @@ class ChainLearner:
         self.seconds = 0.0
         phantoms = MadeVolumes(shown_phantom, PHANTOM_USES, 0, plan.seed)
         plain = MadeVolumes(shown_plain, PLAIN_USES, 1, plan.seed)
-        self._pools: list[Pool] = [phantoms, plain, *([RealCases(groups)] if groups else [])]
-        made = [PHANTOM_SHARE, 1 - PHANTOM_SHARE - REAL_SHARE, REAL_SHARE]
-        self._shares = made if groups else [PHANTOM_SHARE_ALONE, 1 - PHANTOM_SHARE_ALONE]
+        self._mixture = Mixture([phantoms, plain], [PHANTOM_SHARE_ALONE, 1 - PHANTOM_SHARE_ALONE])
+        if groups:
+            shares = [PHANTOM_SHARE, 1 - PHANTOM_SHARE - REAL_SHARE, REAL_SHARE]
+            self._mixture = Mixture([phantoms, plain, RealCases(groups)], shares)
 
     def is_over(self, step: int) -> bool:
         return self.plan.is_over(step, self.seconds)
@@ -161,26 +153,8 @@ class ChainLearner:
         return loss, dice
 
     def _practise(self, number: int) -> Practice:
-        rng = generator(RandomStream.PRACTICE, self.plan.seed, number)
-        share = 1 / self.plan.batch_size
-        subject = self._subject(number, rng)
-        return practise(
-            Pupil(
-                self.network,
-                subject,
-                Look.draw(rng),
-                rng,
-                lambda loss: (share * loss).backward(),
-                self.plan.has_bfloat16,
-            )
-        )
-
-    def _subject(self, number: int, rng: np.random.Generator) -> Subject:
-        while True:
-            pool = self._pools[int(rng.choice(len(self._pools), p=self._shares))]
-            subject = pool.draw(number, rng)
-            if subject is not None:
-                return subject
+        plan = self.plan
+        return practise_number(self.network, self._mixture, plan.seed, number, 1 / plan.batch_size, plan.has_bfloat16)
 
     def measured(self, step: int) -> Mapping[str, float]:
         return {"processor_seconds": round(self.processor_seconds, 1)}

@@ -18,7 +18,7 @@ from lib.learning.distributed import Team
 from lib.learning.recipes import TUNE_ALL, TUNE_PUBLISHED
 from lib.learning.teaching import Teaching
 from lib.learning.training import MovingAverage, dice_of
-from lib.learning.training_loop import Batch, Epoch, Loop, descend, run_loop
+from lib.learning.training_loop import Epoch, Loop, descend, run_loop
 from lib.network.build import build_sam3d
 from lib.network.sam3d import Sam3D
 
@@ -53,13 +53,14 @@ class DatasetLearner:
         """These steps, up to the plan's last one, as one epoch of MONAI's trainer."""
         steps = range(steps.start, min(steps.stop, self.plan.steps))
         taken = iter(steps)
+        device = next(self.network.parameters()).device
         epochs: list[Epoch] = []
 
-        def update(patch: Tensor, target: Tensor) -> tuple[float, float]:
-            return self.update(next(taken), patch, target)
+        def update(batch: dict[str, Tensor]) -> tuple[float, float]:
+            return self.update(next(taken), batch["image"].to(device), batch["label"].to(device))
 
         batches = _Batches(self.teaching, self.plan.batch_size, steps, self.team)
-        loader: DataLoader[Batch] = DataLoader(batches, batch_size=None, num_workers=self.n_workers)
+        loader: DataLoader[dict[str, Tensor]] = DataLoader(batches, batch_size=None, num_workers=self.n_workers)
         run_loop(self.network, self.optimiser, loader, update, Loop(1, len(steps), epochs.append))
         return replace(epochs[0], number=steps.stop)
 
@@ -142,13 +143,13 @@ def tuned_parameters(network: Sam3D, tune: str) -> dict[str, torch.nn.Parameter]
     return {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
 
 
-class _Batches(IterableDataset[Batch]):
+class _Batches(IterableDataset[dict[str, Tensor]]):
     """This process's part of each step's patches, `image` and `label` (B, 1, P, P, P); workers take turns."""
 
     def __init__(self, teaching: Teaching, batch_size: int, steps: range, team: Team) -> None:
         self.teaching, self.batch_size, self.steps, self.team = teaching, batch_size, steps, team
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
         worker = get_worker_info()
         # The loader asks its workers in turn, so the steps come out in their order.
         mine = self.steps if worker is None else self.steps[worker.id :: worker.num_workers]

@@ -1,24 +1,24 @@
 """Fine-tuning on annotated cases: only the adapter, depth and decoder groups learn, a few hundred steps.
 
-One step is one optimiser step on `batch_size` patches, taken through the network one at a time: memory holds one
-patch whatever the batch, every patch has its own clicks and its own random numbers, and so the same steps come out
+One step is one optimiser step on `batch_size` samples, taken through the network one at a time: memory holds one
+patch whatever the batch, every sample has its own clicks and its own random numbers, and so the same steps come out
 however many processes share them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
 
 from lib.errors import TrainingError
+from lib.learning.chains import practise_number
 from lib.learning.distributed import Team
+from lib.learning.pools import Mixture
 from lib.learning.recipes import PUBLISHED_LEARNING_RATE
 from lib.learning.samples import Stream
 from lib.learning.schedules import linear
@@ -44,7 +44,7 @@ class FinetuningPlan:
     seed: int = 0
     has_bfloat16: bool = False
     is_checkpointed: bool = False
-    # Whether synthetic patches are learned in turn with the annotated ones (lib.retraining.rehearsal).
+    # Whether what is made up is learned in turn with what is annotated (lib.retraining.rehearsal).
     has_rehearsal: bool = False
     clicks: ClickPlan = field(default_factory=ClickPlan)
 
@@ -80,9 +80,37 @@ def plan_for(settings: TrainingSettings, variant: str, device: torch.device) -> 
     )
 
 
+# Forward and backward of the sample of a number, its gradients times a share added to the parameters; loss and Dice.
+LearnSample = Callable[[int, float], tuple[float, float]]
+
+
+def learn_patches(network: Sam3D, stream: Stream, plan: FinetuningPlan) -> LearnSample:
+    """Learn single patches with rounds of clicks, as networks of one spacing answer them."""
+    device = next(network.parameters()).device
+
+    def learn(number: int, share: float) -> tuple[float, float]:
+        [sample] = stream(number, 1)
+        patch, target = (torch.from_numpy(each)[None, None].to(device) for each in (sample.patch, sample.target))
+        rng = np.random.default_rng([plan.seed, number])
+        loss, logits = backward_step(network, patch, target, plan.clicks, rng, share, plan.has_bfloat16)
+        return loss, dice_of(logits, target)
+
+    return learn
+
+
+def learn_chains(network: Sam3D, mixture: Mixture, plan: FinetuningPlan) -> LearnSample:
+    """Learn chains of patches, as networks that read the mask so far answer clicks."""
+
+    def learn(number: int, share: float) -> tuple[float, float]:
+        done = practise_number(network, mixture, plan.seed, number, share, plan.has_bfloat16)
+        return float(np.mean(done.losses)), done.dices[-1]
+
+    return learn
+
+
 def finetune(
     network: Sam3D,
-    stream: Stream,
+    learn: LearnSample,
     plan: FinetuningPlan,
     on_epoch: Callable[[Epoch], None],
     handlers: tuple[Any, ...] = (),
@@ -92,70 +120,44 @@ def finetune(
 
     Raises TrainingError when the loss is no longer a finite number.
     """
-    run = _Run(network, plan, team or Team())
-    loader = DataLoader(
-        _Batches(stream, plan.batch_size, plan.steps, run.team), batch_size=None, collate_fn=None, num_workers=0
-    )
+    run = _Run(network, learn, plan, team or Team())
     network.image_encoder.is_checkpointed = plan.is_checkpointed
+    loop = Loop(plan.epochs, plan.steps_per_epoch, on_epoch, handlers)
     try:
-        run_loop(
-            network, run.optimiser, loader, run.update, Loop(plan.epochs, plan.steps_per_epoch, on_epoch, handlers)
-        )
+        run_loop(network, run.optimiser, range(plan.steps), run.update, loop)
     finally:
         network.image_encoder.is_checkpointed = False
         network.requires_grad_(False)
 
 
-class _Batches(IterableDataset[dict[str, Tensor]]):
-    """This process's part of each step's samples, `image` and `label` (B, 1, P, P, P)."""
-
-    def __init__(self, stream: Stream, batch_size: int, steps: int, team: Team) -> None:
-        self.stream, self.batch_size, self.steps, self.team = stream, batch_size, steps, team
-
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        for step in range(self.steps):
-            numbers = self.team.share(step * self.batch_size, self.batch_size)
-            samples = list(self.stream(numbers.start, len(numbers)))
-            yield {
-                "image": torch.from_numpy(np.stack([sample.patch for sample in samples]))[:, None],
-                "label": torch.from_numpy(np.stack([sample.target for sample in samples]))[:, None],
-            }
-
-
 class _Run:
     """The optimiser of one run and how it moves on."""
 
-    def __init__(self, network: Sam3D, plan: FinetuningPlan, team: Team) -> None:
+    def __init__(self, network: Sam3D, learn: LearnSample, plan: FinetuningPlan, team: Team) -> None:
         if plan.batch_size < team.size:
             raise TrainingError(
                 f"train_batch_size is {plan.batch_size}, fewer than the {team.size} processes that share it: raise it, "
                 "or set multi_gpu false"
             )
-        self.network, self.plan, self.team = network, plan, team
+        self.learn, self.plan, self.team = learn, plan, team
         tuned = {name for names in network.freeze_sam().values() for name in names}
         # In the network's own order, so that every process sums the same ones.
         self.parameters = [(name, p) for name, p in network.named_parameters() if name in tuned]
         self.optimiser = torch.optim.AdamW([p for _, p in self.parameters], lr=plan.learning_rate, weight_decay=0.0)
-        self.step = 0
+        self.device = next(network.parameters()).device
 
-    def update(self, patches: Tensor, targets: Tensor) -> tuple[float, float]:
+    def update(self, step: int) -> tuple[float, float]:
         """One optimiser step on this process's part of the batch; mean loss and Dice of the whole batch."""
         plan = self.plan
         self.optimiser.zero_grad(set_to_none=True)
-        numbers = self.team.share(self.step * plan.batch_size, plan.batch_size)
-        sums = [0.0, 0.0]
-        for number, patch, target in zip(numbers, patches, targets, strict=True):
-            rng = np.random.default_rng([plan.seed, number])
-            loss, logits = backward_step(
-                self.network, patch[None], target[None], plan.clicks, rng, 1 / plan.batch_size, plan.has_bfloat16
-            )
-            sums = [sums[0] + loss, sums[1] + dice_of(logits, target[None])]
+        numbers = self.team.share(step * plan.batch_size, plan.batch_size)
+        found = [self.learn(number, 1 / plan.batch_size) for number in numbers]
         self.team.sum_gradients(p for _, p in self.parameters)
-        loss, dice = (value / plan.batch_size for value in self.team.sum_values(sums, patches.device))
+        sums = self.team.sum_values([sum(values) for values in zip(*found, strict=True)], self.device)
+        loss, dice = (value / plan.batch_size for value in sums)
         if not math.isfinite(loss):
-            raise TrainingError(f"the loss is no longer a number at step {self.step + 1}: lower learning_rate")
-        descend(self.optimiser, self._parts(), plan.max_gradient_norm, plan.learning_rate_at(self.step))
-        self.step += 1
+            raise TrainingError(f"the loss is no longer a number at step {step + 1}: lower learning_rate")
+        descend(self.optimiser, self._parts(), plan.max_gradient_norm, plan.learning_rate_at(step))
         return loss, dice
 
     def _parts(self) -> list[list[torch.nn.Parameter]]:

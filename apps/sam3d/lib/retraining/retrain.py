@@ -22,9 +22,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lib.errors import Sam3DError, TrainingError
+from lib.learning.case_subjects import AnnotatedCases
 from lib.learning.cases import Case, CaseStore
 from lib.learning.distributed import Team, run_together
-from lib.learning.samples import Stream
+from lib.learning.pools import Mixture
 from lib.learning.splits import Split, SplitFile
 from lib.learning.training_loop import Epoch
 from lib.memory import is_out_of_memory
@@ -32,7 +33,7 @@ from lib.network.deltas import as_stored, put_state, tuned_state
 from lib.network.devices import device_named
 from lib.network.sam3d import Sam3D
 from lib.network.weights import Card
-from lib.retraining.finetuning import FinetuningPlan, finetune, plan_for
+from lib.retraining.finetuning import FinetuningPlan, finetune, learn_chains, learn_patches, plan_for
 from lib.retraining.gate import (
     LEAST_REFERENCE,
     Decision,
@@ -47,7 +48,7 @@ from lib.retraining.gate import (
 from lib.retraining.matching import match
 from lib.retraining.opened_cases import doubtful, open_cases, validation_patches
 from lib.retraining.progress import DONE, FAILED, KEEPING, RUNNING, Progress, ProgressFile, bar
-from lib.retraining.rehearsal import rehearsing
+from lib.retraining.rehearsal import rehearse
 from lib.settings import APP, Settings
 from lib.weights.versions import Served, open_served, remove_temporaries
 
@@ -325,12 +326,14 @@ class _Job:
 
 def train_member(team: Team, job: _Job, network: Sam3D, on_epoch: Callable[[Epoch], None]) -> None:
     """Fine-tune `network` in place as one of a team."""
-    store = open_cases(job.settings, job.cases, job.card, augmented=True)
-    stream: Stream = partial(store.samples, job.plan.seed)
-    if job.plan.has_rehearsal:
-        stream = rehearsing(stream, job.plan.seed, job.card.network.patch_size)
+    plan, store = job.plan, open_cases(job.settings, job.cases, job.card, augmented=True)
+    if network.settings.has_prior:
+        own = AnnotatedCases(store, sought=job.settings.labels[0])
+        learn = learn_chains(network, rehearse(own, plan.seed) if plan.has_rehearsal else Mixture([own], [1.0]), plan)
+    else:
+        learn = learn_patches(network, partial(store.samples, plan.seed), plan)
     handlers = job.handlers(job.logs) if team.is_leader else []
-    finetune(network, stream, job.plan, on_epoch, tuple(handlers), team)
+    finetune(network, learn, plan, on_epoch, tuple(handlers), team)
 
 
 def _trained_together(job: _Job, size: int) -> dict[str, Tensor]:

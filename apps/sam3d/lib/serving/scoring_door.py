@@ -67,10 +67,6 @@ class ScoringTasks:
             raise answer(404, "nothing is being scored for a client" if is_running else "nobody has asked for scores")
         return tasks if is_all else tasks[0 if is_running else -1]
 
-    @property
-    def progress(self) -> dict[str, Any]:
-        return {**self._background.progress.as_json(), "message": self._background.progress.sentence}
-
     def stop(self) -> dict[str, Any] | None:
         """Stop the scorings that are going on; the first of them, or None."""
         with self._lock:
@@ -118,11 +114,6 @@ def scoring_door(tasks: ScoringTasks) -> APIRouter:
     def status(all: bool = False, check_if_running: bool = False) -> Any:
         return tasks.status(all, check_if_running)
 
-    @router.get("/scoring/progress")
-    def progress() -> dict[str, Any]:
-        """How far the scores are, whoever asked for them; cheap enough for every viewer to ask again and again."""
-        return tasks.progress
-
     @router.post("/scoring/{method}")
     def score(method: str, params: dict[str, Any] | None = None, run_sync: bool = False) -> dict[str, Any]:
         tasks.check(method)
@@ -137,6 +128,18 @@ def scoring_door(tasks: ScoringTasks) -> APIRouter:
     @router.delete("/scoring/")
     def stop() -> dict[str, Any] | None:
         return tasks.stop()
+
+    return router
+
+
+def progress_door(background: BackgroundScoring) -> APIRouter:
+    """A route beside the stock's: how far the scores are, whoever asked for them. It is cheap enough for a viewer to
+    ask again and again."""
+    router = APIRouter(include_in_schema=False)
+
+    @router.get("/scoring/progress")
+    def progress() -> dict[str, Any]:
+        return {**background.progress.as_json(), "message": background.progress.sentence}
 
     return router
 
