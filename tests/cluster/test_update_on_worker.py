@@ -21,7 +21,10 @@ pytestmark = [pytest.mark.app, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 RUN_LIMIT_S = 1200.0
 # Enough steps for the gate to find the version better than weights that know nothing.
-TRAINING = {"steps_per_epoch": "10", "learning_rate": "0.005", "publish_margin": "0", "max_label_drop": "1"}
+TRAINING = {
+    **{"steps_per_epoch": "10", "learning_rate": "0.005"},
+    **{"publish_margin": "0", "max_label_drop": "1", "trust_labels": "true"},
+}
 LONG = {"max_epochs": 10_000}
 CLICK = {"lesion": [[10, 10, 10]], "background": []}
 

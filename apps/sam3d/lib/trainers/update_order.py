@@ -100,6 +100,7 @@ def train_on_worker(cluster: DaskCluster, settings: Settings, studies: str) -> M
             watch.problem = str(error)
     failure = outcome if isinstance(outcome, Failure) else Failure(watch.problem) if outcome is None else None
     if failure is None:
+        logger.info("%s", outcome["sentence"])
         return dict(outcome)
     _tell_failed(file, failure.sentence)
     raise TrainingError(failure.sentence)
