@@ -24,6 +24,7 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+from support.cluster_farm import is_installed
 from support.report import report
 
 Process = multiprocessing.context.ForkProcess
@@ -39,6 +40,8 @@ def main() -> None:
     options.add_argument("--kills", type=int, default=20)
     options.add_argument("--seed", type=int, default=0)
     args = options.parse_args()
+    if not is_installed():
+        return
     os.environ["OMP_NUM_THREADS"] = "1"
     _load()
     with tempfile.TemporaryDirectory() as name:
