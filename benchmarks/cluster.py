@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
-from support.cluster_farm import farm, scheduler, workers
+from support.cluster_farm import farm, is_installed, scheduler, workers
 from support.report import report
 
 if TYPE_CHECKING:
@@ -32,6 +32,8 @@ def main() -> None:
     options.add_argument("--empty", type=int, default=5000, help="orders without any work, for their cost and memory")
     options.add_argument("--sleeping", type=int, default=20, help="sleeping orders for each worker")
     args = options.parse_args()
+    if not is_installed():
+        return
     with scheduler() as address:
         rates = {}
         for count in (1, 2):

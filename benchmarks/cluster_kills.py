@@ -3,16 +3,20 @@
 `cli.py draft` stores, as a server does, and is killed most often; a scheduler and two workers are killed, too. What
 died is started again. In the end every image has exactly one draft, equal to the one that a single process makes.
 
+Processes are forked from this one once everything is loaded, so that a kill costs no half a minute of loading; what
+they run is `cli.py`'s own main.
+
     python benchmarks/cluster_kills.py --kills 20
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
 import random
 import signal
-import subprocess
+import socket
 import sys
 import tempfile
 import time
@@ -20,8 +24,10 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
-from support.cluster_farm import CLI
+from support.cluster_farm import is_installed
 from support.report import report
+
+Process = multiprocessing.context.ForkProcess
 
 SHARES = {"draft": 0.5, "worker": 0.3, "scheduler": 0.2}
 # New images for each kill, so that there is always something to do.
@@ -34,6 +40,10 @@ def main() -> None:
     options.add_argument("--kills", type=int, default=20)
     options.add_argument("--seed", type=int, default=0)
     args = options.parse_args()
+    if not is_installed():
+        return
+    os.environ["OMP_NUM_THREADS"] = "1"
+    _load()
     with tempfile.TemporaryDirectory() as name:
         trial = Trial(Path(name), random.Random(args.seed))
         try:
@@ -58,10 +68,10 @@ class Trial:
         self.studies = folder / "studies"
         self.studies.mkdir()
         self._weights = _write_weights(folder / "small.safetensors")
-        self._running: dict[str, subprocess.Popen[str]] = {}
-        self._scheduler = ["scheduler", "--port", "0"]
-        self.address = self._start("scheduler", self._scheduler).stdout.readline().split()[-1]
-        self._scheduler = ["scheduler", "--port", self.address.rpartition(":")[2]]
+        self._running: dict[str, Process] = {}
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        self.address, self._scheduler = f"tcp://127.0.0.1:{port}", ["scheduler", "--port", str(port)]
 
     def kill_one(self, kind: str) -> str:
         """Wait until drafts are being stored, and end one of the processes as a crash does."""
@@ -74,17 +84,16 @@ class Trial:
             time.sleep(0.02)
         time.sleep(self.rng.uniform(0.0, 0.4))
         name = self.rng.choice(["worker0", "worker1"]) if kind == "worker" else kind
-        process = self._running[name]
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        os.kill(self._running[name].pid, signal.SIGKILL)
+        self._running[name].join()
         print(f"killed {name} at {self._n_stored()} of {self._n_images} drafts", file=sys.stderr, flush=True)
         return kind
 
     def finish(self) -> None:
         """Make what is missing."""
         self._revive()
-        self._running["draft"].wait(PATIENCE_S)
-        self._start("draft", self._draft(self.studies)).wait(PATIENCE_S)
+        self._running["draft"].join(PATIENCE_S)
+        self._start("draft", self._draft(self.studies)).join(PATIENCE_S)
 
     def verdict(self) -> dict[str, object]:
         """What there is in the end, beside what one process makes."""
@@ -92,7 +101,7 @@ class Trial:
         alone.mkdir()
         for path in self.studies.glob("*.nii.gz"):
             (alone / path.name).write_bytes(path.read_bytes())
-        self._start("alone", self._draft(alone)[: -len(self._cluster)]).wait(PATIENCE_S)
+        self._start("alone", self._draft(alone)[: -len(self._cluster)]).join(PATIENCE_S)
         masks, expected = _masks(self.studies), _masks(alone)
         versions = list((self.studies / "label_versions").rglob("*.nii.gz"))
         hidden = [path.name for path in self.studies.rglob(".*.nii.gz*")]
@@ -104,9 +113,8 @@ class Trial:
 
     def end(self) -> None:
         for process in self._running.values():
-            if process.poll() is None:
-                process.kill()
-                process.wait()
+            process.kill()
+            process.join()
 
     @property
     def _cluster(self) -> list[str]:
@@ -127,17 +135,14 @@ class Trial:
             "draft": self._draft(self.studies),
         }
         for name, arguments in wanted.items():
-            if name not in self._running or self._running[name].poll() is not None:
+            if name not in self._running or not self._running[name].is_alive():
                 self._start(name, arguments)
 
-    def _start(self, name: str, arguments: list[str]) -> subprocess.Popen[str]:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-        output = subprocess.PIPE if name == "scheduler" else subprocess.DEVNULL
-        with (self._folder / f"{name}.log").open("ab") as log:
-            command = [sys.executable, str(CLI), *arguments]
-            process = subprocess.Popen(command, stdout=output, stderr=log, text=True, env=environment)
-        self._running[name] = process
-        return process
+    def _start(self, name: str, arguments: list[str]) -> Process:
+        log = self._folder / f"{name}.log"
+        self._running[name] = multiprocessing.get_context("fork").Process(target=_run, args=(arguments, log))
+        self._running[name].start()
+        return self._running[name]
 
     def _add_images(self) -> None:
         for _ in range(NEW_IMAGES):
@@ -150,6 +155,27 @@ class Trial:
 
     def _n_stored(self) -> int:
         return len(list((self.studies / "labels" / "original").glob("[!.]*.nii.gz")))
+
+
+def _run(arguments: list[str], log: Path) -> None:
+    """`cli.py` with these arguments, in a process of its own."""
+    import cli
+
+    written = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(written, 1)
+    os.dup2(written, 2)
+    sys.exit(cli.main(arguments))
+
+
+def _load() -> None:
+    """Everything that the processes need, which starts no thread."""
+    import lib.cluster.carrying
+    import lib.cluster.dask_client
+    import lib.cluster.dask_nodes
+    import lib.configs.sam3d
+    import lib.works.draft
+    import lib.works.evaluate
+    import lib.works.score  # noqa: F401
 
 
 def _write_weights(path: Path) -> Path:

@@ -15,7 +15,7 @@ import os
 import resource
 import time
 
-from support.cluster_farm import farm, scheduler
+from support.cluster_farm import farm, is_installed, scheduler
 from support.report import report
 
 ROUNDS = 4  # of orders for each worker
@@ -27,6 +27,8 @@ def main() -> None:
     options.add_argument("--seconds", type=float, nargs="+", default=[2.0, 0.1])
     options.add_argument("--size", type=int, default=700, help="bytes of an answer: a score has 700, a draft 300,000")
     args = options.parse_args()
+    if not is_installed():
+        return
     with scheduler() as address:
         for count in args.workers:
             with farm(address, count):

@@ -18,6 +18,19 @@ from typing import Any
 CLI = Path(__file__).parents[2] / "apps" / "sam3d" / "cli.py"
 
 
+def is_installed() -> bool:
+    """Whether there is an engine to measure; says what installs it where not, for `make bench` goes on."""
+    from lib.cluster.security import check_installed
+    from lib.errors import SettingsError
+
+    try:
+        check_installed()
+    except SettingsError as error:
+        print(f"nothing is measured: {error}", file=sys.stderr)
+        return False
+    return True
+
+
 @contextmanager
 def scheduler() -> Iterator[str]:
     """The address of one that runs as long as the block."""

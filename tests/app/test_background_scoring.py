@@ -592,8 +592,10 @@ def test_what_a_cluster_left_is_scored_here_and_what_comes_back_goes_on(bench: B
 
 def test_what_cannot_travel_is_scored_here_once(bench: Bench, studies: Path, tmp_path: Path) -> None:
     workers = Workers(studies)
-    progress = over(bench, studies, Way(workers, comes_back_at=1), tmp_path / "elsewhere")
+    way = Way(workers)
+    progress = over(bench, studies, way, tmp_path / "elsewhere")
     assert (progress.scored, workers.asked, len(bench.opened)) == (3, [], 3)
+    assert way.looks == 0  # for a cluster that could do it
 
 
 def test_a_version_that_is_published_ends_the_stream_of_orders(bench: Bench, studies: Path) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -105,9 +104,7 @@ class Drafts(BatchInferTask):
         _refuse_labelled(image, datastore)
         key = draft_key(image_reference(image, datastore), card, self._model.settings)
         if isinstance(datastore, VersionedDatastore):
-            known = None
-            with suppress(HTTPException):
-                _, known = datastore.stored_label(image, tag=tag)
+            known = datastore.newest_version(image, tag)
             if known is not None and known.info.get(KEY) == key:
                 raise answer(409, f"{image} has this draft already: it is version {known.number}")
         return key

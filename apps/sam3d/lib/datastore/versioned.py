@@ -276,6 +276,11 @@ class VersionedDatastore(ListedFolder):
 
     # ------------------------------------------------------- labels to start from
 
+    def newest_version(self, image_id: str, tag: str) -> Version | None:
+        """The newest version of an image's label of a tag, or None; HTTPException for an unknown image."""
+        self._know_labels(image_id)
+        return self.history.newest(image_id, tag, self._digest(image_id))
+
     def starts(self, image_id: str) -> list[Start]:
         """What an annotation can start from: the versions of the image's label, the newest first, and the newest draft
         of each other tag; HTTPException for an unknown image."""
