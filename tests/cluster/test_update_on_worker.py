@@ -105,7 +105,7 @@ class Site:
 
     def is_in_an_epoch(self) -> bool:
         stats = self.stats()
-        return stats["total_epochs"] == LONG["max_epochs"] and stats["epoch"] >= 1
+        return stats["state"] == "running" and stats["total_epochs"] == LONG["max_epochs"] and stats["epoch"] >= 1
 
     def click(self) -> str:
         reply = self.server.infer(CLICK, image="case_0")
