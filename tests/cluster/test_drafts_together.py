@@ -76,7 +76,16 @@ def test_two_workers_draw_the_masks_of_one_process_and_never_over_a_final_label(
     labelling: Make, scheduler: Node, workers: list[Node], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     together, early, late = labelling("together", scheduler.address), NAMES[3], NAMES[-1]
-    kept = together.finish(early)
+    kept, flying, submit = together.finish(early), NAMES[9], dask_client.DaskCluster.submit
+
+    def finished_in_flight(self: Any, order: Any, *rest: Any) -> Any:
+        """Its draft is on its way when somebody finishes it."""
+        sent = submit(self, order, *rest)
+        if order.image.path == f"{flying}.nii.gz":
+            together.finish(flying)
+        return sent
+
+    monkeypatch.setattr(dask_client.DaskCluster, "submit", finished_in_flight)
     monkeypatch.setattr("lib.infers.sam3d_auto.Sam3DAutoInfer.__call__", _refuse)
 
     def somebody(count: int, image: str) -> None:
@@ -84,17 +93,18 @@ def test_two_workers_draw_the_masks_of_one_process_and_never_over_a_final_label(
             together.finish(late)
 
     replies = together.make(somebody)
-    assert {image for image, reply in replies.items() if "error" in reply} == {early, late}
-    assert all("has a final label" in replies[image]["error"] for image in (early, late))
+    labelled = (early, flying, late)
+    assert {image for image, reply in replies.items() if "error" in reply} == set(labelled)
+    assert all("has a final label" in replies[image]["error"] for image in labelled)
     monkeypatch.undo()
     alone = labelling("alone")
     assert set(alone.make()) == set(NAMES)
     masks, others = together.masks(), alone.masks()
-    assert len(masks) == N_IMAGES - 2
+    assert len(masks) == N_IMAGES - 3
     assert masks == {name: mask for name, mask in others.items() if name in masks}
     assert any(np.frombuffer(mask, np.uint8).any() for mask in masks.values())
-    assert together.masks("final") == {f"{image}.nii.gz": kept.tobytes() for image in (early, late)}
-    print(f"\n{len(masks)} masks equal to one process's, 2 final labels untouched")
+    assert together.masks("final") == {f"{image}.nii.gz": kept.tobytes() for image in labelled}
+    print(f"\n{len(masks)} masks equal to one process's, 3 final labels untouched")
 
 
 def _refuse(*_: object) -> None:
