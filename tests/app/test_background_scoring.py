@@ -490,6 +490,8 @@ def test_a_pass_tells_its_pace_and_its_end(bench: Bench, monkeypatch: pytest.Mon
     # A score each 36 s; what is told as the third is stored is of two.
     assert told[-1].sentence == "scoring: 2 of 3 images by base, 100 an hour, about 36 s left"
     assert told[-1].as_json()["images_an_hour"] == 100
+    # What cannot be scored is not waited for.
+    assert background.replace(told[-1], total=4, problems={"bad": ""}).left_s == told[-1].left_s == 36.0
     on_workers = background.replace(told[-1], total=100_002, places=37, per_hour=4800.0)
     assert on_workers.sentence == "scoring: 2 of 100002 images by base on 37 places, 4800 an hour, about 20.8 h left"
     assert bench.scoring.progress.sentence == "scored: 3 of 3 images by base"
