@@ -65,10 +65,7 @@ def test_the_loop_closes(viewer: Viewer, cases: dict[str, Case], server: Server)
     assert address.endswith("/activelearning/first")
     assert study not in {case.study for case in chosen}
     case = next(case for case in cases.values() if case.study == study)
-    viewer.choose("lesion")
-    viewer.click_at(case.lps_mm(case.deepest("lesion")))
-    run = viewer.run()
-    assert run.status == 200
+    run = viewer.annotate("lesion", case.lps_mm(case.deepest("lesion")))
     assert viewer.labelmap()["lesion"][case.deepest("lesion")]
     assert viewer.submit().startswith("Stored: lesion")
     picture(viewer, "6-next-case")
@@ -79,9 +76,7 @@ def test_the_loop_closes(viewer: Viewer, cases: dict[str, Case], server: Server)
 def test_a_training_is_stopped_by_its_button(viewer: Viewer, cases: dict[str, Case]) -> None:
     case = cases["feet-first"]
     viewer.open(case.study)
-    viewer.choose("lesion")
-    viewer.click_at(case.lps_mm(case.deepest("lesion")))
-    viewer.run()
+    viewer.annotate("lesion", case.lps_mm(case.deepest("lesion")))
     assert viewer.submit().startswith("Stored: lesion")
     viewer.open_learning()
     viewer.button("Update Model").click()

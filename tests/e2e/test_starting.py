@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,16 +11,11 @@ from playwright.sync_api import expect
 
 from lib.labels.dicom_seg_writing import SegInfo, write_seg
 from series import LAYOUTS, Case, write_case
-from serving import REQUEST_LIMIT_S, Server
+from serving import REQUEST_LIMIT_S, Serve, Server
 from stored import newest_version
 from viewer import Dialogs, Viewer
 
 Voxel = tuple[int, int, int]
-
-
-@pytest.fixture(scope="module")
-def studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("folder")
 
 
 @pytest.fixture(scope="module")
@@ -34,12 +28,8 @@ def case(studies: Path) -> Case:
 
 
 @pytest.fixture(scope="module")
-def server(
-    studies: Path, case: Case, conf: dict[str, str], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Server]:
-    folder = tmp_path_factory.mktemp("server")
-    with Server(folder, studies, {**conf, "model_folder": str(folder / "model")}) as running:
-        yield running
+def server(serve: Serve, studies: Path, case: Case) -> Server:
+    return serve(studies)
 
 
 def test_clicks_carry_on_from_what_there_is(viewer: Viewer, case: Case, server: Server) -> None:

@@ -228,6 +228,15 @@ class Viewer:
             self.run_button.click()
         return answers[-1]
 
+    def annotate(self, label: str, lps_mm: Sequence[float]) -> Run:
+        """Choose a label, click on it and press Run, which is answered with a mask."""
+        self.choose(label)
+        self.click_at(lps_mm)
+        run = self.run()
+        assert run.status == 200
+        assert self.labelmap()[label].any()
+        return run
+
     @contextmanager
     def answered(self) -> Iterator[list[Run]]:
         """Wait, at the end, for the answer to one request for a mask, and until it is painted or refused."""
