@@ -7,17 +7,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import ViewportSize, expect
 
+from measured import figures
 from series import Case, write_cases
 from serving import Serve, Server
-from viewer import BOX, PLANES, POINTS, SHOW, Dialogs, Viewer
+from viewer import BOX, FILLED, PLANES, POINTS, SHOW, Dialogs, Viewer
 
 COLOURS = """(viewport) => {
   const { color } = window.cornerstoneTools.segmentation.config;
   const segments = Object.values(window.services.segmentationService.getSegmentation('1').segments).filter(Boolean);
   return Object.fromEntries(segments.map(({ label, segmentIndex }) => (
     [label, Array.from(color.getSegmentIndexColor(viewport, '1', segmentIndex))])));
+}"""
+ZOOM = """(id) => {
+  const viewport = window.cornerstone.getRenderingEngines()[0].getViewport(id);
+  viewport.setCamera({ parallelScale: 2 * viewport.getCamera().parallelScale });
+  viewport.render();
 }"""
 FOCUS = "(id) => Array.from(window.cornerstone.getRenderingEngines()[0].getViewport(id).getCamera().focalPoint)"
 
@@ -38,9 +44,11 @@ def case(cases: dict[str, Case]) -> Case:
     return cases["ascending"]
 
 
-@pytest.fixture
-def opened(viewer: Viewer, case: Case) -> Viewer:
-    """A viewer as it opens a study."""
+@pytest.fixture(params=[(1280, 800), (1920, 1080)], ids=lambda size: f"{size[0]}x{size[1]}")
+def opened(viewer: Viewer, case: Case, request: pytest.FixtureRequest) -> Viewer:
+    """A viewer as it opens a study, in a small window and in a large one."""
+    width, height = request.param
+    viewer.page.set_viewport_size(ViewportSize(width=width, height=height))
     viewer.open(case.study, is_answered_at_once=True)
     return viewer
 
@@ -71,6 +79,28 @@ def test_a_study_opens_ready_for_the_first_click(opened: Viewer) -> None:
     opened.button("Server and options").click()
     expect(page.locator("#monailabelServerURL")).to_be_visible()
     expect(page.get_by_text("Options / Configurations")).to_be_visible()
+
+
+def test_the_body_fills_the_viewports_also_when_they_grow(opened: Viewer) -> None:
+    page = opened.page
+    expect(page.get_by_text("Studies", exact=True)).to_be_hidden()  # of one series
+    shares = {plane: opened.filled(plane) for plane in PLANES}
+    said = ", ".join(f"{plane} {share:.2f}" for plane, share in shares.items())
+    figures.append(f"window {page.viewport_size}: share of a viewport that the image fills: {said}")
+    assert min(shares.values()) > 0.35
+    width = page.evaluate(BOX, "mpr-axial")["width"]
+    page.locator("[data-cy=side-panel-header-left]").click()  # which shows the list
+    page.wait_for_function(f"(before) => ({BOX})('mpr-axial').width < before - 50", arg=width)
+    page.wait_for_function(f"(before) => Math.abs(({FILLED})('mpr-coronal') - before) > 0.01", arg=shares["coronal"])
+    narrow = {plane: opened.filled(plane) for plane in PLANES}
+    # What was zoomed by hand stays so; the others follow.
+    page.evaluate(ZOOM, "mpr-sagittal")
+    zoomed = opened.filled("sagittal")
+    assert zoomed < narrow["sagittal"] / 2
+    page.locator("[data-cy=side-panel-header-left]").click()
+    page.wait_for_function(f"(before) => Math.abs(({FILLED})('mpr-coronal') - before) < 0.01", arg=shares["coronal"])
+    assert opened.filled("axial") == pytest.approx(shares["axial"], abs=0.01)
+    assert opened.filled("sagittal") < shares["sagittal"] / 2
 
 
 def test_one_press_in_any_viewport_is_a_mask_and_its_size(opened: Viewer, case: Case) -> None:

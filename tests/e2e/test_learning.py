@@ -27,7 +27,6 @@ def conf(conf: dict[str, str]) -> dict[str, str]:
 
 def picture(viewer: Viewer, name: str) -> None:
     if PICTURES:
-        viewer.give_room_to_images()
         viewer.page.screenshot(path=Path(PICTURES) / f"{name}.png")
 
 

@@ -133,7 +133,6 @@ def test_the_first_minute(demo: str, clone: Path, window: BrowserContext) -> Non
     viewer = Viewer(window.new_page(), demo.partition("/ohif/")[0])
     viewer.page.goto(demo, wait_until="domcontentloaded")
     viewer.wait_until_ready(is_answered_at_once=True)
-    viewer.give_room_to_images()
     film = Film(viewer.page)
     film.take(1500)
 

@@ -52,6 +52,20 @@ BOX = """(id) => {
   const box = window.cornerstone.getRenderingEngines()[0].getViewport(id).canvas.getBoundingClientRect();
   return { x: box.x, y: box.y, width: box.width, height: box.height };
 }"""
+# The image's corners on the canvas, as far as they are on it.
+FILLED = f"""(id) => {{
+  const viewport = window.cornerstone.getRenderingEngines()[0].getViewport(id);
+  const {{ clientWidth, clientHeight }} = viewport.canvas;
+  const {{ dimensions, imageData }} = {VOLUME};
+  const ends = dimensions.map((size) => [0, size - 1]);
+  const at = ends[0].flatMap((i) => ends[1].flatMap((j) => ends[2].map((k) => (
+    viewport.worldToCanvas(imageData.indexToWorld([i, j, k]))))));
+  const within = (axis, size) => {{
+    const places = at.map((place) => Math.min(Math.max(place[axis], 0), size));
+    return (Math.max(...places) - Math.min(...places)) / size;
+  }};
+  return within(0, clientWidth) * within(1, clientHeight);
+}}"""
 POINTS = """() => window.cornerstoneTools.annotation.state.getAllAnnotations()
   .filter((annotation) => annotation.metadata.toolName === 'ProbeMONAILabel').length"""
 LABELMAP = """() => {
@@ -117,13 +131,6 @@ class Viewer:
 
     # ------------------------------------------------------------------ what is on the page
 
-    def give_room_to_images(self) -> None:
-        """Fold the list of series, and wait until the viewports have grown."""
-        if self.bar.is_visible() and self.page.get_by_text("Studies", exact=True).is_visible():
-            before = self.page.evaluate(BOX, "mpr-axial")["width"]
-            self.page.locator("[data-cy=side-panel-header-left]").click()
-            self.page.wait_for_function(f"(before) => ({BOX})('mpr-axial').width > before + 50", arg=before)
-
     @property
     def bar(self) -> Locator:
         return self.page.locator("#sam3d-bar")
@@ -168,6 +175,10 @@ class Viewer:
         shown = self.page.evaluate(LABELMAP)
         voxels = np.frombuffer(base64.b64decode(shown["voxels"]), np.uint8).reshape(shown["size"], order="F")
         return {name: voxels == segment for name, segment in shown["names"].items()}
+
+    def filled(self, plane: str) -> float:
+        """The share of a viewport that the image's rectangle takes."""
+        return float(self.page.evaluate(FILLED, f"mpr-{plane}"))
 
     def image_size(self) -> tuple[int, ...]:
         """Columns, rows and slices of the volume on the screen."""

@@ -40,6 +40,7 @@
 
   /* The first press in another viewport only made it the active one. */
   window.config.activateViewportBeforeInteraction = false;
+  window.config.extensions.push(sam3dLayout.extension);
 
   /* OHIF takes http://<host>:8000/ for the server on whatever port the page came from, keeps the last address in a
      cookie that all ports of a host share, and goes blank on a malformed one. */
@@ -280,7 +281,11 @@
     const { viewports, activeViewportId } = services.viewportGridService.getState();
     const active = viewports.get(activeViewportId);
     const isAssigned = Boolean(active && active.displaySetInstanceUIDs && active.displaySetInstanceUIDs.length);
-    return isAssigned && cornerstone.cache.getVolumes().some((volume) => volume.loadStatus && volume.loadStatus.loaded);
+    return isAssigned && Boolean(loadedVolume());
+  }
+
+  function loadedVolume() {
+    return window.cornerstone.cache.getVolumes().find(({ loadStatus }) => loadStatus && loadStatus.loaded);
   }
 
   function adoptTabs(of) {
@@ -305,6 +310,8 @@
     tab.closest('.tab').dataset.sam3dFirst = '';
     of.element.dataset.folded = true;
     tab.click(); // which enters it
+    sam3dLayout.foldSeries();
+    sam3dLayout.fill(loadedVolume());
     restoreDraft(of);
     showOutlines(of, areOutlined());
     say(of, window.sessionStorage.getItem(REASON) || HINT, 'idle');

@@ -23,8 +23,20 @@ OHIF = Path(ohif.__file__).resolve().parent / "static" / "ohif"
 PAGE_SCRIPTS = tuple(
     Path(__file__).with_name(f"{name}.js")
     for name in (
-        *("cases", "connection", "drafts", "keys", "painting", "palette", "replies", "slices", "starts", "strokes"),
-        *("training", "styles", "keys_dialog", "labelmap", "case_section", "page"),
+        *(
+            "body",
+            "cases",
+            "connection",
+            "drafts",
+            "keys",
+            "painting",
+            "palette",
+            "replies",
+            "slices",
+            "starts",
+            "strokes",
+        ),
+        *("training", "styles", "keys_dialog", "labelmap", "layout", "case_section", "page"),
     )
 )
 # What no page of the viewer is called.
