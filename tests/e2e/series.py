@@ -98,6 +98,12 @@ def write_cases(folder: Path, layouts: Iterable[str], first_seed: int) -> dict[s
     return {name: write_case(folder / name, name, LAYOUTS[name], seed) for seed, name in seeds}
 
 
+def deepest(mask: NDArray[np.bool_]) -> tuple[int, ...]:
+    """The voxel of a mask that is farthest from its surface."""
+    depth = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1, 1:-1]
+    return tuple(int(at) for at in np.unravel_index(int(depth.argmax()), mask.shape))
+
+
 def read_case(folder: Path, label: Path) -> Case:
     """A series of single slices that is in `folder`, with the lesion of a NIfTI file on any grid.
 

@@ -44,9 +44,16 @@ def case(cases: dict[str, Case]) -> Case:
     return cases["ascending"]
 
 
+@pytest.fixture
+def opened(viewer: Viewer, case: Case) -> Viewer:
+    """A viewer as it opens a study."""
+    viewer.open(case.study, is_answered_at_once=True)
+    return viewer
+
+
 @pytest.fixture(params=[(1280, 800), (1920, 1080)], ids=lambda size: f"{size[0]}x{size[1]}")
-def opened(viewer: Viewer, case: Case, request: pytest.FixtureRequest) -> Viewer:
-    """A viewer as it opens a study, in a small window and in a large one."""
+def sized(viewer: Viewer, case: Case, request: pytest.FixtureRequest) -> Viewer:
+    """The same in a small window and in a large one."""
     width, height = request.param
     viewer.page.set_viewport_size(ViewportSize(width=width, height=height))
     viewer.open(case.study, is_answered_at_once=True)
@@ -64,27 +71,27 @@ def key(viewer: Viewer, keys: str) -> None:
         viewer.page.keyboard.press(keys)
 
 
-def test_a_study_opens_ready_for_the_first_click(opened: Viewer) -> None:
-    page = opened.page
+def test_a_study_opens_ready_for_the_first_click(sized: Viewer) -> None:
+    page = sized.page
     expect(page.get_by_label("Point Prompts")).to_be_checked()
     tops = {
         name: page.locator("label.tab-label", has_text=name).bounding_box()
         for name in ("Point Prompts", "Auto-Segmentation", "Active Learning")
     }
     assert min(tops, key=lambda name: tops[name]["y"] if tops[name] else 0) == "Point Prompts"
-    expect(opened.at_once).to_be_checked()
-    expect(opened.button("Click")).to_have_attribute("aria-pressed", "true")
-    expect(opened.status).to_have_text(re.compile("^Click on it in an image"))
+    expect(sized.at_once).to_be_checked()
+    expect(sized.button("Click")).to_have_attribute("aria-pressed", "true")
+    expect(sized.status).to_have_text(re.compile("^Click on it in an image"))
     expect(page.locator("#monailabelServerURL")).to_be_hidden()
-    opened.button("Server and options").click()
+    sized.button("Server and options").click()
     expect(page.locator("#monailabelServerURL")).to_be_visible()
     expect(page.get_by_text("Options / Configurations")).to_be_visible()
 
 
-def test_the_body_fills_the_viewports_also_when_they_grow(opened: Viewer) -> None:
-    page = opened.page
+def test_the_body_fills_the_viewports_also_when_they_grow(sized: Viewer) -> None:
+    page = sized.page
     expect(page.get_by_text("Studies", exact=True)).to_be_hidden()  # of one series
-    shares = {plane: opened.filled(plane) for plane in PLANES}
+    shares = {plane: sized.filled(plane) for plane in PLANES}
     said = ", ".join(f"{plane} {share:.2f}" for plane, share in shares.items())
     figures.append(f"window {page.viewport_size}: share of a viewport that the image fills: {said}")
     assert min(shares.values()) > 0.35
@@ -92,36 +99,36 @@ def test_the_body_fills_the_viewports_also_when_they_grow(opened: Viewer) -> Non
     page.locator("[data-cy=side-panel-header-left]").click()  # which shows the list
     page.wait_for_function(f"(before) => ({BOX})('mpr-axial').width < before - 50", arg=width)
     page.wait_for_function(f"(before) => Math.abs(({FILLED})('mpr-coronal') - before) > 0.01", arg=shares["coronal"])
-    narrow = {plane: opened.filled(plane) for plane in PLANES}
+    narrow = {plane: sized.filled(plane) for plane in PLANES}
     # What was zoomed by hand stays so; the others follow.
     page.evaluate(ZOOM, "mpr-sagittal")
-    zoomed = opened.filled("sagittal")
+    zoomed = sized.filled("sagittal")
     assert zoomed < narrow["sagittal"] / 2
     page.locator("[data-cy=side-panel-header-left]").click()
     page.wait_for_function(f"(before) => Math.abs(({FILLED})('mpr-coronal') - before) < 0.01", arg=shares["coronal"])
-    assert opened.filled("axial") == pytest.approx(shares["axial"], abs=0.01)
-    assert opened.filled("sagittal") < shares["sagittal"] / 2
+    assert sized.filled("axial") == pytest.approx(shares["axial"], abs=0.01)
+    assert sized.filled("sagittal") < shares["sagittal"] / 2
 
 
-def test_one_press_in_any_viewport_is_a_mask_and_its_size(opened: Viewer, case: Case) -> None:
+def test_one_press_in_any_viewport_is_a_mask_and_its_size(sized: Viewer, case: Case) -> None:
     voxel = case.deepest("lesion")
-    press(opened, case, voxel, "coronal")
-    mask = opened.labelmap()["lesion"]
+    press(sized, case, voxel, "coronal")
+    mask = sized.labelmap()["lesion"]
     assert mask[voxel]
     ml = mask.sum() * np.prod(np.linalg.norm(case.affine[:3, :3], axis=0)) / 1000
     size = rf"lesion: {ml:.{2 if ml < 10 else 0}f} ml, {mask.sum()} voxels, \d+(\.\d)? mm across"
-    expect(opened.volumes).to_have_text(re.compile(size))
-    expect(opened.status).to_have_text(re.compile(r"^Answered in \d+\.\d s: lesion"))
+    expect(sized.volumes).to_have_text(re.compile(size))
+    expect(sized.status).to_have_text(re.compile(r"^Answered in \d+\.\d s: lesion"))
 
 
-def test_a_press_beside_the_image_is_no_click(opened: Viewer, case: Case) -> None:
-    box = opened.page.evaluate(BOX, "mpr-axial")
+def test_a_press_beside_the_image_is_no_click(sized: Viewer, case: Case) -> None:
+    box = sized.page.evaluate(BOX, "mpr-axial")
     asked: list[str] = []
-    opened.page.on("request", lambda request: asked.append(request.url) if "/infer/" in request.url else None)
-    opened.page.mouse.click(box["x"] + 0.5 * box["width"], box["y"] + 0.2 * box["height"])  # above the patient
-    expect(opened.status).to_have_text("That is outside of the image: no click was made")
+    sized.page.on("request", lambda request: asked.append(request.url) if "/infer/" in request.url else None)
+    sized.page.mouse.click(box["x"] + 0.5 * box["width"], box["y"] + 0.2 * box["height"])  # above the patient
+    expect(sized.status).to_have_text("That is outside of the image: no click was made")
     assert asked == []
-    press(opened, case, case.deepest("lesion"), "axial")
+    press(sized, case, case.deepest("lesion"), "axial")
     assert len(asked) == 1
 
 
@@ -300,16 +307,16 @@ def test_a_brush_is_as_wide_as_it_is_set(opened: Viewer) -> None:
 SHOWN = "() => window.services.viewportGridService.getState().viewports.size"
 
 
-def test_one_view_becomes_large_and_all_three_come_back(opened: Viewer, case: Case) -> None:
-    page = opened.page
-    press(opened, case, case.deepest("lesion"), "axial")
+def test_one_view_becomes_large_and_all_three_come_back(sized: Viewer, case: Case) -> None:
+    page = sized.page
+    press(sized, case, case.deepest("lesion"), "axial")
     width = page.evaluate(BOX, "mpr-axial")["width"]
     page.keyboard.press("f")
     page.wait_for_function(f"({SHOWN})() === 1")
     page.wait_for_function(f"(width) => ({BOX})('mpr-axial').width > 2 * width", arg=width)
-    large = opened.coloured_pixels()
+    large = sized.coloured_pixels()
     assert large > 0
     page.keyboard.press("f")
     page.wait_for_function(f"({SHOWN})() === 3")
-    assert opened.labelmap()["lesion"].any()
-    press(opened, case, case.deepest("liver"), "coronal")  # and clicks go on
+    assert sized.labelmap()["lesion"].any()
+    press(sized, case, case.deepest("liver"), "coronal")  # and clicks go on

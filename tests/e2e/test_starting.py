@@ -40,9 +40,11 @@ def test_clicks_carry_on_from_what_there_is(viewer: Viewer, case: Case, server: 
     assert made.json()[case.series]["tag"] == "original", made.text
     viewer.open(case.study, is_answered_at_once=True)
     expect(viewer.case_state).to_have_text("A draft, made by the model; no label yet")
-    expect(viewer.starts).to_have_text(
-        [re.compile("^Start from"), re.compile("^Draft by sam3d_auto base, "), re.compile("^SEG of .*: Tumor$")]
+    viewer.page.keyboard.press("m")
+    expect(viewer.choices).to_have_text(
+        [re.compile("^1 +Draft by sam3d_auto base, "), re.compile("^2 +SEG of .*: Tumor$")]
     )
+    viewer.page.keyboard.press("Escape")
     viewer.start_from("Draft by")
     expect(viewer.status).to_have_text(re.compile("^Draft by sam3d_auto base: "))
     draft = server.http.get(
@@ -76,9 +78,11 @@ def test_clicks_carry_on_from_what_there_is(viewer: Viewer, case: Case, server: 
     stored, card = newest_version(server, case)
     assert np.array_equal(stored["lesion"], shown)
     assert list(card["info"]["started_from"]) == ["seg"]
-    expect(viewer.starts).to_have_text(
-        [re.compile("^Start from"), re.compile("^Version 1 by"), re.compile("^Draft"), re.compile("^SEG")]
+    viewer.page.keyboard.press("m")
+    expect(viewer.choices).to_have_text(
+        [re.compile("^1 +Version 1 by"), re.compile("^2 +Draft"), re.compile("^3 +SEG")]
     )
+    viewer.page.keyboard.press("Escape")
     viewer.start_from("Draft by")
     viewer.start_from("Version 1 by")
     assert np.array_equal(viewer.labelmap()["lesion"], shown)

@@ -264,15 +264,15 @@ class Viewer:
     # ------------------------------------------------------------------ storing
 
     @property
-    def starts(self) -> Locator:
-        """The list of what the open case can start from, its title first."""
-        return self.page.get_by_label("Start from").locator("option")
+    def choices(self) -> Locator:
+        """The numbered answers of the question that the page asks."""
+        return self.page.locator("#sam3d-choice button")
 
     def start_from(self, name: str) -> None:
-        """Choose the entry of that list that begins so, once it is there, and wait until it is on the screen."""
-        entry = self.starts.filter(has_text=name)
-        expect(entry).to_have_count(1)
-        self.page.get_by_label("Start from").select_option(entry.get_attribute("value"))
+        """Choose what begins so in the list of what there is, and wait until it is on the screen."""
+        self.button("Start from…").click()
+        self.choices.filter(has_text=name).click()
+        expect(self.choices).to_have_count(0)
         expect(self.bar).not_to_have_attribute("data-state", "running")
 
     def submit(self) -> str:

@@ -22,6 +22,7 @@
   const KEEP_MS = 1500; // after the last change
   const RECOUNT_MS = 300; // a brush changes the labelmap many times a second
   const REASON = 'sam3d.reason'; // why the next case is the next, for its page to say
+  const REVIEW = 'sam3d.review'; // the case whose label is to be reviewed, for its page to show
   const DROPPED = 'sam3d.dropped'; // when which drafts were done with
   const OUTLINES = 'sam3d.outlines'; // whether masks are lines
   const BRUSH = 'sam3d.brush'; // the radius of brushes in mm
@@ -312,10 +313,12 @@
     tab.click(); // which enters it
     sam3dLayout.foldSeries();
     sam3dLayout.fill(loadedVolume());
-    restoreDraft(of);
     showOutlines(of, areOutlined());
     say(of, window.sessionStorage.getItem(REASON) || HINT, 'idle');
     window.sessionStorage.removeItem(REASON);
+    const isReview = window.sessionStorage.getItem(REVIEW) === of.series;
+    window.sessionStorage.removeItem(REVIEW);
+    restoreDraft(of).then(() => isReview && !of.changes && of.section.showNewest());
   }
 
   function adoptPoints(of, points) {
@@ -745,7 +748,7 @@
   }
 
   /* A mask that there is already, in place of what is on the screen; clicks carry on from it. */
-  async function startFrom(of, address, start) {
+  async function startFrom(of, address, start, hint = '') {
     if (!mayLeave()) {
       return;
     }
@@ -774,7 +777,7 @@
       setUnsaved(of, false);
       dropDraft(of);
       showMasks(of, true);
-      end(`${sam3dStarts.nameOf(start)}: ${sentence}`, 'idle');
+      end(`${sam3dStarts.nameOf(start)}: ${sentence}${hint}`, 'idle');
     } catch (error) {
       end(`That cannot be started from: ${error.message}`, 'failed');
     }
@@ -1049,6 +1052,8 @@
       wider: () => setBrush(of, brushMm() + 1),
       submit: () => of.isRunning || submit(of),
       next: () => of.isRunning || goToNextCase(of),
+      ...Object.fromEntries(['start', 'download', 'approve', 'send_back', 'review_next'].map((deed) => (
+        [deed, () => of.isRunning || of.section.act(deed)]))),
       help: () => sam3dKeysDialog.show(),
     };
     deeds[what]();
@@ -1089,10 +1094,12 @@
     goToStudy(response.data.StudyInstanceUID, `Next case: ${response.data.reason}`);
   }
 
-  /* Loads another study, whose page says why; unless there are changes to stay for. */
-  function goToStudy(study, reason) {
+  /* Loads another study, whose page says why, and shows the label of the case that is to be reviewed; unless there are
+     changes to stay for. */
+  function goToStudy(study, reason, toReview = '') {
     if (mayLeave()) {
       window.sessionStorage.setItem(REASON, reason);
+      window.sessionStorage.setItem(REVIEW, toReview);
       const address = new URL(window.location.href);
       address.search = new URLSearchParams({ StudyInstanceUIDs: study });
       window.location.assign(address);
@@ -1105,7 +1112,7 @@
     const reply = await fetch(address);
     const info = reply.ok ? await reply.json() : {};
     if (info.StudyInstanceUID) {
-      goToStudy(info.StudyInstanceUID, 'A label to review');
+      goToStudy(info.StudyInstanceUID, 'A label to review', image);
     } else {
       say(of, `${image} is no DICOM study, so this viewer cannot show it`, 'failed');
     }
@@ -1150,7 +1157,7 @@
       client: CLIENT,
       say: (sentence, state) => say(of, sentence, state),
       open: (image) => goToCase(of, image),
-      startFrom: (address, start) => startFrom(of, address, start),
+      startFrom: (...what) => startFrom(of, ...what),
     });
     of.section.follow(of.series);
     bar.querySelector('#sam3d-volumes').after(of.section.element);

@@ -23,20 +23,18 @@ OHIF = Path(ohif.__file__).resolve().parent / "static" / "ohif"
 PAGE_SCRIPTS = tuple(
     Path(__file__).with_name(f"{name}.js")
     for name in (
+        *("body", "cases", "connection", "drafts", "keys", "painting", "palette", "replies", "slices", "starts"),
         *(
-            "body",
-            "cases",
-            "connection",
-            "drafts",
-            "keys",
-            "painting",
-            "palette",
-            "replies",
-            "slices",
-            "starts",
             "strokes",
+            "training",
+            "styles",
+            "keys_dialog",
+            "choice_dialog",
+            "labelmap",
+            "layout",
+            "case_section",
+            "page",
         ),
-        *("training", "styles", "keys_dialog", "labelmap", "layout", "case_section", "page"),
     )
 )
 # What no page of the viewer is called.

@@ -28,11 +28,12 @@
     #sam3d-training { color: #a0a8ff; overflow-wrap: anywhere; }
     #sam3d-case { margin: 4px 0; padding: 4px 0; border-top: 1px solid #3a3f99; border-bottom: 1px solid #3a3f99; overflow-wrap: anywhere; }
     #sam3d-case [data-part=others] { color: #ffd27a; }
-    #sam3d-case input, #sam3d-case select { width: 11em; padding: 1px 4px; border: 1px solid #3a3f99; border-radius: 4px; background: #000; color: #fff; }
-    #sam3d-comment { margin: auto; padding: 12px 16px; border: 1px solid #5acce6; border-radius: 4px; background: #000; color: #fff; }
+    #sam3d-case input { width: 11em; padding: 1px 4px; border: 1px solid #3a3f99; border-radius: 4px; background: #000; color: #fff; }
+    .sam3d-dialog { margin: auto; padding: 12px 16px; border: 1px solid #5acce6; border-radius: 4px; background: #000; color: #fff; }
+    .sam3d-dialog button { margin: 2px; padding: 3px 8px; border: 1px solid #5acce6; border-radius: 4px; }
+    .sam3d-dialog button:focus-visible { background: #348cfd; }
+    #sam3d-choice button { display: block; width: 100%; text-align: left; white-space: pre; }
     #sam3d-comment textarea { color: #000; }
-    #sam3d-comment button { margin: 2px; padding: 3px 8px; border: 1px solid #5acce6; border-radius: 4px; }
-    #sam3d-keys { margin: auto; padding: 12px 16px; border: 1px solid #5acce6; border-radius: 4px; background: #000; color: #fff; }
     #sam3d-keys td { padding: 2px 16px 2px 0; }`;
   document.head.appendChild(style);
 })();
