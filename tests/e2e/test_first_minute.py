@@ -125,7 +125,7 @@ def test_a_press_beside_the_image_is_no_click(sized: Viewer, case: Case) -> None
     box = sized.page.evaluate(BOX, "mpr-axial")
     asked: list[str] = []
     sized.page.on("request", lambda request: asked.append(request.url) if "/infer/" in request.url else None)
-    sized.page.mouse.click(box["x"] + 0.5 * box["width"], box["y"] + 0.2 * box["height"])  # above the patient
+    sized.page.mouse.click(box["x"] + 0.5 * box["width"], box["y"] + 0.08 * box["height"])  # above the patient
     expect(sized.status).to_have_text("That is outside of the image: no click was made")
     assert asked == []
     press(sized, case, case.deepest("lesion"), "axial")

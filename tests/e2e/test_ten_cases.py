@@ -1,4 +1,4 @@
-"""Ten cases from the first click to the data set for training, by keys, and by a mouse that does not leave the images."""
+"""Ten cases from the first click to a data set for training, by keys and by a mouse that stays in the images."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import pydicom
 import pytest
 from monai.data import load_decathlon_datalist
 from playwright.sync_api import expect
+from scipy import ndimage
 
 from lib.evaluation.metrics import dice
 from measured import figures
@@ -143,18 +144,19 @@ def annotate(viewer: Viewer, case: Case) -> str:
     assert np.array_equal(viewer.labelmap()["lesion"], first)
 
     page.keyboard.press("b")
-    missing = deepest(truth & ~first)
-    stroke(viewer, case, missing)
+    missing = truth & ~first
+    at = deepest(missing if missing.any() else ndimage.binary_dilation(first) & ~first)
+    stroke(viewer, case, at)
     page.keyboard.press("c")
     painted = viewer.labelmap()["lesion"]
-    assert painted[missing]
+    assert painted[at]
     assert (painted & first).sum() == first.sum()
 
     wrong = most_wrong(viewer, case)
     press(viewer, case, wrong)
     refined = viewer.labelmap()["lesion"]
     assert refined[wrong] == truth[wrong]
-    assert refined[missing] or wrong == missing
+    assert refined[at] or not truth[at]
     submit(viewer)
     return f"{dice(first, truth):.2f}-{dice(refined, truth):.2f}"
 

@@ -758,16 +758,16 @@
       if (!reply.ok) {
         throw new Error(sam3dReplies.detailOf(await reply.text()) || `the server answered ${reply.status}`);
       }
-      const { voxels, names } = await sam3dReplies.readSegmentation(new Uint8Array(await reply.arrayBuffer()));
-      const volume = labelmap();
-      if (voxels.length !== volume.voxelManager.getCompleteScalarDataArray().length) {
-        throw new Error(`it has ${voxels.length} voxels, and the image has not; load the case again`);
-      }
+      const segmentation = await sam3dReplies.readSegmentation(new Uint8Array(await reply.arrayBuffer()));
       const points = of.panel.actions.pointprompts.current;
-      points.clearAllPoints();
       const segmentOf = Object.fromEntries(segments().map(({ label, segmentIndex }) => [label, segmentIndex]));
-      const { table, sentence } = sam3dStarts.toSegments(names, segmentOf, points.state.currentLabel);
-      setStart(of, voxels.map((value) => table[value]));
+      const found = sam3dStarts.toLabelmap(segmentation, segmentOf, points.state.currentLabel);
+      const volume = labelmap();
+      if (found.labelmap.length !== volume.voxelManager.getCompleteScalarDataArray().length) {
+        throw new Error(`it has ${found.labelmap.length} voxels, and the image has not; load the case again`);
+      }
+      points.clearAllPoints();
+      setStart(of, found.labelmap);
       of.startedFrom = sam3dStarts.keyOf(start);
       of.answered = Uint8Array.from(of.start);
       of.under = null;
@@ -777,7 +777,7 @@
       setUnsaved(of, false);
       dropDraft(of);
       showMasks(of, true);
-      end(`${sam3dStarts.nameOf(start)}: ${sentence}${hint}`, 'idle');
+      end(`${sam3dStarts.nameOf(start)}: ${found.sentence}${hint}`, 'idle');
     } catch (error) {
       end(`That cannot be started from: ${error.message}`, 'failed');
     }
