@@ -192,6 +192,26 @@ def test_a_seg_of_another_patient_is_nothing_to_start_from(store, archive) -> No
         store.stored_seg(ANN.uid(), uid)
 
 
+def test_a_seg_is_held_against_the_files_of_its_image_whatever_the_archive_lists(store, archive, monkeypatch) -> None:
+    store.get_image_uri(ANN.uid())
+    uid = foreign_seg(archive, ANN, {"spine": ball(0)}, "100000", PatientID="P-bob", StudyInstanceUID=BOB.study_uid)
+    listed = store.archive._client.search_for_series
+
+    def search(**asked) -> list[dict]:
+        # A real answer of the server, but for whose Ann's series is.
+        found = listed(**asked)
+        for each in found:
+            if each["0020000E"]["Value"] == [ANN.uid()]:
+                each["00100020"]["Value"], each["0020000D"]["Value"] = ["P-bob"], [BOB.study_uid]
+        return found
+
+    monkeypatch.setattr(store.archive._client, "search_for_series", search)
+    until(lambda: [each.seg for each in store.starts(ANN.uid())] == [uid])
+    with pytest.raises(HTTPException, match=f"SEG {uid} is of another patient or study than the image") as caught:
+        store.stored_seg(ANN.uid(), uid)
+    assert caught.value.status_code == 409
+
+
 def test_a_seg_that_names_another_patient_is_never_this_patients_label(store, archive) -> None:
     # In a study of its own, for the demo server refuses it in Ann's.
     uid = foreign_seg(archive, ANN, {"liver": ball(0)}, "100000", PatientID="P-bob", StudyInstanceUID=BOB.study_uid)

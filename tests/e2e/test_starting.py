@@ -28,7 +28,16 @@ def case(studies: Path) -> Case:
 
 
 @pytest.fixture(scope="module")
-def server(serve: Serve, studies: Path, case: Case) -> Server:
+def overlapping(studies: Path) -> Case:
+    """A series with a SEG of a liver, the lesion in it included, and of that lesion."""
+    case = write_case(studies / "coronal", "coronal", LAYOUTS["coronal"], 301)
+    masks = {"lesion": case.mask("lesion"), "liver": case.mask("liver") | case.mask("lesion")}
+    write_seg(masks, case.affine, studies / "coronal", studies / "both.dcm", SegInfo("Elsewhere^Else"))
+    return case
+
+
+@pytest.fixture(scope="module")
+def server(serve: Serve, studies: Path, case: Case, overlapping: Case) -> Server:
     return serve(studies)
 
 
@@ -86,6 +95,17 @@ def test_clicks_carry_on_from_what_there_is(viewer: Viewer, case: Case, server: 
     viewer.start_from("Draft by")
     viewer.start_from("Version 1 by")
     assert np.array_equal(viewer.labelmap()["lesion"], shown)
+
+
+def test_of_structures_that_overlap_the_smaller_one_shows(viewer: Viewer, overlapping: Case) -> None:
+    viewer.open(overlapping.study, is_answered_at_once=True)
+    viewer.start_from("Version 1 by")  # a SEG with names of this server's is a label
+    lesion, liver = overlapping.mask("lesion"), overlapping.mask("liver")
+    said = f"lesion, liver; lesion hides liver in {lesion.sum()} voxels"
+    expect(viewer.status).to_have_text(re.compile(f"^Version 1 by .*: {said}$"))
+    shown = viewer.labelmap()
+    assert np.array_equal(shown["lesion"], lesion)
+    assert np.array_equal(shown["liver"], liver & ~lesion)
 
 
 def corners(mask: np.ndarray) -> tuple[Voxel, Voxel]:
