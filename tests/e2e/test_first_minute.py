@@ -174,9 +174,11 @@ def test_a_stroke_is_taken_back_and_made_again_as_a_click_is(opened: Viewer, cas
     page.keyboard.press("e")
     place = page.evaluate(SHOW, case.lps_mm(case.deepest("lesion")))["mpr-axial"]
     page.mouse.click(place["x"] + 30, place["y"])  # a press without a drag, by which the viewer paints late
-    page.wait_for_timeout(1500)
+    page.keyboard.press("c")  # not before it has
+    expect(opened.button("Click")).to_have_attribute("aria-pressed", "true")
     erased = opened.labelmap()["lesion"]
     assert (first & ~erased).any()
+    assert page.evaluate(POINTS) == 1
     key(opened, "Control+z")
     assert np.array_equal(opened.labelmap()["lesion"], first)
     key(opened, "Control+z")  # the click

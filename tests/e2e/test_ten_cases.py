@@ -147,7 +147,8 @@ def annotate(viewer: Viewer, case: Case) -> str:
     missing = truth & ~first
     at = deepest(missing if missing.any() else ndimage.binary_dilation(first) & ~first)
     stroke(viewer, case, at)
-    page.keyboard.press("c")
+    page.keyboard.press("c")  # at once, while the viewer still waits whether a second press follows
+    expect(viewer.button("Click")).to_have_attribute("aria-pressed", "true")
     painted = viewer.labelmap()["lesion"]
     assert painted[at]
     assert (painted & first).sum() == first.sum()

@@ -84,7 +84,7 @@
 
   window.addEventListener('mouseup', () => {
     if (session && session.beforeStroke) {
-      session.strokeTimer = window.setTimeout(endStroke, STROKE_ENDS_MS, session);
+      awaitStroke(session);
     }
   }, true);
 
@@ -180,7 +180,9 @@
       areMasksHidden: false,
       made: [], // clicks (label, annotation) and strokes of brushes, the newest last
       beforeStroke: null, // the labelmap as the brush that is on it found it
-      strokeTimer: 0,
+      strokeTimer: 0, // until which the stroke may still be painted
+      changesBefore: 0, // of the labelmap, when the stroke began
+      afterStroke: [], // keys that were pressed meanwhile
       takenBack: [], // of those, the newest last
       reply: {}, // the params of the last answer
       recount: 0, // the timer of the next count of voxels
@@ -654,10 +656,22 @@
   function beginStroke(of) {
     endStroke(of);
     of.beforeStroke = labelmap() ? copyOfLabelmap() : null;
+    of.changesBefore = of.changes;
+  }
+
+  /* What a drag painted is there when the button is let go of. What a mere press paints comes late, by the tool that is
+     chosen then: keys wait for it. */
+  function awaitStroke(of) {
+    if (of.changes !== of.changesBefore) {
+      endStroke(of);
+      return;
+    }
+    of.strokeTimer = window.setTimeout(endStroke, STROKE_ENDS_MS, of);
   }
 
   function endStroke(of) {
     window.clearTimeout(of.strokeTimer);
+    of.strokeTimer = 0;
     const before = of.beforeStroke;
     of.beforeStroke = null;
     const stroke = before && sam3dStrokes.difference(before, copyOfLabelmap());
@@ -666,6 +680,7 @@
       of.made.push({ stroke });
       of.takenBack = [];
     }
+    of.afterStroke.splice(0).forEach((what) => act(of, ...what));
   }
 
   /* A stroke's voxels as they were before it, or as it made them; nor is it sent along, until it is made again. */
@@ -1035,6 +1050,10 @@
   function act(of, action, isRepeat) {
     const [what, number] = action.split(' ');
     if (isRepeat && !['undo', 'redo', 'narrower', 'wider'].includes(what)) {
+      return;
+    }
+    if (of.strokeTimer) {
+      of.afterStroke.push([action, isRepeat]);
       return;
     }
     const deeds = {
