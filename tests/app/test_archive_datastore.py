@@ -110,6 +110,14 @@ def test_a_new_study_and_a_new_label_are_seen_within_seconds(store, archive, tmp
     until(lambda: store.get_labeled_images() == [ANN.uid()])
 
 
+def test_questions_to_the_archive_are_not_logged_one_by_one(store, caplog) -> None:
+    with caplog.at_level("INFO"):
+        store._images.expire()
+        assert len(store.list_images()) == 2
+        store.archive._client.search_for_series()
+    assert [record.getMessage() for record in caplog.records if record.name.startswith("dicomweb_client")] == []
+
+
 def test_each_seg_is_described_once_and_one_that_is_not_hides_no_other(store, archive, monkeypatch, caplog) -> None:
     bad = foreign_seg(archive, BOB, {"liver": ball(1)}, "100000")
     good = [foreign_seg(archive, info, {"liver": ball(2)}, "110000") for info in (ANN, BOB)]
