@@ -20,6 +20,11 @@ COLOURS = """(viewport) => {
   return Object.fromEntries(segments.map(({ label, segmentIndex }) => (
     [label, Array.from(color.getSegmentIndexColor(viewport, '1', segmentIndex))])));
 }"""
+# What can be read in the panel, and how many pixels high its letters are.
+TEXTS = """() => [...document.querySelectorAll('.monaiLabelPanel *')]
+  .filter((element) => element.checkVisibility() && [...element.childNodes].some(
+    ({ nodeType, textContent }) => nodeType === Node.TEXT_NODE && textContent.trim()))
+  .map((element) => [element.textContent.trim().slice(0, 40), parseFloat(getComputedStyle(element).fontSize)])"""
 ZOOM = """(id) => {
   const viewport = window.cornerstone.getRenderingEngines()[0].getViewport(id);
   viewport.setCamera({ parallelScale: 2 * viewport.getCamera().parallelScale });
@@ -82,6 +87,7 @@ def test_a_study_opens_ready_for_the_first_click(sized: Viewer) -> None:
     expect(sized.at_once).to_be_checked()
     expect(sized.button("Click")).to_have_attribute("aria-pressed", "true")
     expect(sized.status).to_have_text(re.compile("^Click on it in an image"))
+    assert {size: text for text, size in page.evaluate(TEXTS) if size < 12} == {}
     expect(page.locator("#monailabelServerURL")).to_be_hidden()
     sized.button("Server and options").click()
     expect(page.locator("#monailabelServerURL")).to_be_visible()

@@ -15,13 +15,16 @@
     .monaiLabelPanel [data-sam3d-first] tbody { counter-reset: label -1; }
     .monaiLabelPanel [data-sam3d-first] .clickable-row { counter-increment: label; cursor: pointer; }
     .monaiLabelPanel [data-sam3d-first] .clickable-row:nth-child(n + 2):nth-child(-n + 10) td:last-child::after { content: counter(label); float: right; opacity: .7; }
+    .monaiLabelPanel .tab-content, .monaiLabelPanel .tab-content * { font-size: 13px !important; }
+    .monaiLabelPanel .tab-content a { color: #ff9a9a !important; }
     #sam3d-bar { position: sticky; top: 0; z-index: 1; background: #000; margin: 8px 4px; padding: 6px; border: 1px solid #3a3f99; border-radius: 4px; color: #fff; font-size: 13px; }
     #sam3d-bar button { margin: 2px; padding: 3px 8px; border: 1px solid #5acce6; border-radius: 4px; }
     #sam3d-bar button:disabled { opacity: .4; }
     #sam3d-bar label { display: block; margin: 2px; }
     #sam3d-bar button[aria-pressed=true] { background: #348cfd; }
-    #sam3d-bar [role=status] { min-height: 2.6em; margin-top: 4px; overflow-wrap: anywhere; }
+    #sam3d-bar [role=status] { min-height: 3.9em; margin-top: 4px; overflow-wrap: anywhere; }
     #sam3d-bar[data-state=failed] [role=status] { color: #ff9a9a; }
+    #sam3d-brush { appearance: auto; width: 9em; height: 1em; padding: 0; border: 0; background: transparent; accent-color: #5acce6; vertical-align: middle; }
     #sam3d-volumes { font-variant-numeric: tabular-nums; }
     #sam3d-volumes > div { margin: 3px 0; padding-left: 6px; border-left: 10px solid; }
     #sam3d-volumes button { margin: 0 1px; padding: 0 5px; font-size: 12px; }
