@@ -38,7 +38,11 @@ def test_a_label_goes_to_the_reviewer_and_back(viewer: Viewer, emil: Viewer, cas
     annotate(viewer, case)
     expect(viewer.case_state).to_have_text("In work by you")
 
-    emil.open(case.study, is_answered_at_once=True)
+    emil.page.goto(emil.server)
+    emil.page.get_by_role("link", name="The cases").click()
+    expect(emil.page.get_by_role("cell", name="in work by Anna")).to_be_visible()
+    emil.page.get_by_role("link", name=case.series).click()  # which leads to OHIF
+    emil.wait_until_ready(is_answered_at_once=True)
     expect(emil.case_state).to_have_text("In work by Anna")
     expect(emil.also_open).to_have_text("Anna also has this case open")
     expect(viewer.also_open).to_have_text("Emil also has this case open")
