@@ -197,6 +197,7 @@ const sam3dCaseSection = (() => {
     return new Promise((resolve) => {
       dialog.onclose = () => {
         dialog.remove();
+        document.activeElement.blur(); // a button that was pressed by mouse got the keyboard back
         resolve(dialog.returnValue === 'send' ? dialog.querySelector('textarea').value.trim() : null);
       };
     });

@@ -31,6 +31,7 @@ const sam3dChoiceDialog = (() => {
     return new Promise((resolve) => {
       dialog.onclose = () => {
         dialog.remove();
+        document.activeElement.blur(); // a button that was pressed by mouse got the keyboard back
         resolve(dialog.returnValue === '' ? -1 : Number(dialog.returnValue));
       };
     });
