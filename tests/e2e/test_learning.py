@@ -30,6 +30,18 @@ def picture(viewer: Viewer, name: str) -> None:
         viewer.page.screenshot(path=Path(PICTURES) / f"{name}.png")
 
 
+def test_a_training_without_a_label_is_refused_at_the_press(viewer: Viewer, cases: dict[str, Case]) -> None:
+    """Whoever trains presses first: no spec before this one stores a label."""
+    viewer.open(cases["ascending"].study)
+    viewer.open_learning()
+    for _ in range(2):
+        viewer.button("Update Model").click()
+        expect(viewer.status).to_have_text(re.compile("^there is nothing to learn from: "))
+        expect(viewer.button("Update Model")).to_be_visible()
+        viewer.page.keyboard.press("2")  # and the bar goes on to what is done next
+        expect(viewer.status).to_have_text("liver is chosen")
+
+
 def test_the_loop_closes(viewer: Viewer, cases: dict[str, Case], server: Server) -> None:
     chosen = [cases[name] for name in ("ascending", "anisotropic", "coronal")]
     for number, case in enumerate(chosen):
