@@ -109,6 +109,7 @@ def test_ten_cases_by_keys_and_clicks(watched: Viewer, server: Server, cases: li
     case = open_case(viewer, cases)
     assert case.series == sent_back
     page.keyboard.press("m")
+    expect(viewer.choices.first).to_be_visible()  # what there is was asked for first
     page.keyboard.press("1")
     expect(viewer.status).to_have_text(re.compile("^Version 1 by .*: lesion$"))
     press(viewer, case, most_wrong(viewer, case))
