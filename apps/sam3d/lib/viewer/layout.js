@@ -78,7 +78,8 @@ const sam3dLayout = (() => {
   /* The list of series is no help where there is one image, and takes a quarter of a small window. */
   function foldSeries() {
     const header = document.querySelector('[data-cy=side-panel-header-left]');
-    const images = window.services.displaySetService.getActiveDisplaySets().filter(({ isReconstructable }) => isReconstructable);
+    const images = window.services.displaySetService.getActiveDisplaySets()
+      .filter(({ isReconstructable, isOverlayDisplaySet }) => isReconstructable && !isOverlayDisplaySet); // a SEG lies on one
     if (header && images.length === 1) {
       header.click();
     }
