@@ -34,8 +34,8 @@ test-fast: setup ## the tests that take seconds and start no server
 e2e: setup ## the browser specs, with what they measured (installs chromium and orthanc where it may)
 	requirements/e2e.sh && python -m pytest tests/e2e
 
-demo: setup ## serve the demo studies on 127.0.0.1 (PORT=8000, STUDIES=demo/studies)
-	python apps/sam3d/cli.py demo --studies "$(STUDIES)" --port $(PORT)
+demo: setup ## serve the demo studies on 127.0.0.1 (PORT=8000, STUDIES=demo/studies, LABELS=lesion,organ)
+	python apps/sam3d/cli.py demo --studies "$(STUDIES)" --port $(PORT) --labels "$(LABELS)"
 
 bench: setup ## run every benchmark; each prints one line of JSON
 	@for file in benchmarks/*.py; do python "$$file" || exit 1; done

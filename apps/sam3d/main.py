@@ -39,6 +39,7 @@ from lib.infers.task import first_of
 from lib.locks import fault_of_locks
 from lib.naming import check_tag
 from lib.serving.cases_door import cases_door
+from lib.serving.cases_page import cases_page
 from lib.serving.closing import close_doors
 from lib.serving.datastore_door import datastore_door
 from lib.serving.infer_door import infer_door
@@ -116,6 +117,7 @@ class MyApp(MONAILabelApp):
         put_first(scoring_door(ScoringTasks(self, self.config.background, self._scoring_methods)))
         put_first(progress_door(self.config.background))
         put_first(cases_door(self, self.config.states, self.config.leases))
+        put_first(cases_page(self, self.config.states))
         put_first(infer_door(self, Places(settings.serving.max_requests), self._on_click))
         datastore = self.datastore()
         own = datastore.own_address if isinstance(datastore, ArchiveDatastore) else None

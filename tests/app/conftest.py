@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from monailabel.config import settings
 
 from bad_studies import write_bad_studies
 from serving import Server, make_case, write_study
+from told_archives import ToldArchive, serving
 
 
 @pytest.fixture(scope="session")
@@ -53,3 +55,19 @@ def weightless_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serv
     conf = {"checkpoint": str(checkpoint), "variant": "tiny"}
     with Server(folder / "server", folder / "studies", conf) as running:
         yield running
+
+
+@pytest.fixture
+def told_archive() -> Iterator[ToldArchive]:
+    """An archive whose answers the test says."""
+    with ToldArchive() as running:
+        yield running
+
+
+@pytest.fixture
+def proxy(told_archive: ToldArchive, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address of our way to that archive, which wants a login."""
+    monkeypatch.setattr(settings, "MONAI_LABEL_DICOMWEB_USERNAME", "reader")
+    monkeypatch.setattr(settings, "MONAI_LABEL_DICOMWEB_PASSWORD", "s3cret")
+    with serving(f"http://{told_archive.address}/dicom-web/", monkeypatch) as url:
+        yield f"{url}/proxy/dicom"

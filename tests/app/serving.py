@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -176,6 +176,9 @@ class Server:
 
     def _temporary_files(self) -> list[str]:
         return [str(path.relative_to(self.temporary)) for path in self.temporary.rglob("*") if path.is_file()]
+
+
+Serve = Callable[..., Server]  # of studies, further settings and what else a Server takes
 
 
 def _free_port() -> int:

@@ -110,6 +110,14 @@ def test_a_new_study_and_a_new_label_are_seen_within_seconds(store, archive, tmp
     until(lambda: store.get_labeled_images() == [ANN.uid()])
 
 
+def test_questions_to_the_archive_are_not_logged_one_by_one(store, caplog) -> None:
+    with caplog.at_level("INFO"):
+        store._images.expire()
+        assert len(store.list_images()) == 2
+        store.archive._client.search_for_series()
+    assert [record.getMessage() for record in caplog.records if record.name.startswith("dicomweb_client")] == []
+
+
 def test_each_seg_is_described_once_and_one_that_is_not_hides_no_other(store, archive, monkeypatch, caplog) -> None:
     bad = foreign_seg(archive, BOB, {"liver": ball(1)}, "100000")
     good = [foreign_seg(archive, info, {"liver": ball(2)}, "110000") for info in (ANN, BOB)]
@@ -190,6 +198,26 @@ def test_a_seg_of_another_patient_is_nothing_to_start_from(store, archive) -> No
     assert store.starts(ANN.uid()) == []
     with pytest.raises(HTTPException, match="to start from"):
         store.stored_seg(ANN.uid(), uid)
+
+
+def test_a_seg_is_held_against_the_files_of_its_image_whatever_the_archive_lists(store, archive, monkeypatch) -> None:
+    store.get_image_uri(ANN.uid())
+    uid = foreign_seg(archive, ANN, {"spine": ball(0)}, "100000", PatientID="P-bob", StudyInstanceUID=BOB.study_uid)
+    listed = store.archive._client.search_for_series
+
+    def search(**asked) -> list[dict]:
+        # A real answer of the server, but for whose Ann's series is.
+        found = listed(**asked)
+        for each in found:
+            if each["0020000E"]["Value"] == [ANN.uid()]:
+                each["00100020"]["Value"], each["0020000D"]["Value"] = ["P-bob"], [BOB.study_uid]
+        return found
+
+    monkeypatch.setattr(store.archive._client, "search_for_series", search)
+    until(lambda: [each.seg for each in store.starts(ANN.uid())] == [uid])
+    with pytest.raises(HTTPException, match=f"SEG {uid} is of another patient or study than the image") as caught:
+        store.stored_seg(ANN.uid(), uid)
+    assert caught.value.status_code == 409
 
 
 def test_a_seg_that_names_another_patient_is_never_this_patients_label(store, archive) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -146,6 +147,29 @@ def test_an_unknown_state_is_refused(server: Server) -> None:
     refused = server.http.get(f"{server.url}/cases/", params={"state": "done"}, timeout=TIMEOUT_S)
     assert refused.status_code == 422
     assert "state is 'done'" in refused.json()["detail"]
+
+
+def test_the_cases_are_a_page_of_what_is_to_be_done(server: Server) -> None:
+    def page(**asked: str) -> str:
+        reply = server.http.get(f"{server.url}/cases/list", params=asked, timeout=TIMEOUT_S)
+        assert (reply.status_code, reply.headers["content-type"]) == (200, "text/html; charset=utf-8"), reply.text
+        assert "default-src 'none'" in reply.headers["content-security-policy"]
+        return reply.text
+
+    submit(server, "second", client_id="ohif-1", client_name="Anna <b>")
+    number = listed(server, "submitted")[0]["version"]
+    post(server, "/cases/send_back", "second", {"client_name": "Emil", "comment": "<script>alert(1)</script>"})
+    cells = [text for row in page().split("<tr>")[2:] for text in re.split("<[^>]+>", row.partition("</table>")[0])]
+    second = [text for text in cells[: cells.index("first")] if text]
+    assert second[:3] == ["second", "rejected", f"version {number} by Anna &lt;b&gt;"]
+    assert second[-1] == "Emil: &lt;script&gt;alert(1)&lt;/script&gt;"
+    assert "<script" not in page()
+    assert "view?image=first" not in page(state="rejected")
+    assert "<h1>sam3d: 0 of 2 cases</h1>" in page(state="reviewed")
+    asked = server.http.get(f"{server.url}/cases/list", params={"state": "done"}, timeout=TIMEOUT_S)
+    assert (asked.status_code, "state is 'done'" in asked.json()["detail"]) == (422, True)
+    shown = server.http.get(f"{server.url}/cases/view", params={"image": "first"}, timeout=TIMEOUT_S)
+    assert (shown.status_code, "first is no DICOM study" in shown.json()["detail"]) == (404, True)
 
 
 def test_what_there_is_to_start_from_is_listed_and_downloaded(server: Server) -> None:

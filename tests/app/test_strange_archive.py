@@ -10,25 +10,12 @@ import pytest
 import requests
 
 from serving import Server
-from test_viewer_routes import Archive, echo, get, say, serving
+from told_archives import ToldArchive, echo, get, say
 
 pytestmark = pytest.mark.app
 
 UID = "1.2.826.0.1.3680043.8.498.7"
 SERIES = {"0020000E": {"vr": "UI", "Value": [UID]}, "0020000D": {"vr": "UI", "Value": ["1.2.3"]}}
-
-
-@pytest.fixture
-def archive() -> Iterator[Archive]:
-    running = Archive()
-    yield running
-    running.close()
-
-
-@pytest.fixture
-def proxy(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    with serving(f"http://{archive.address}/dicom-web/", monkeypatch) as url:
-        yield f"{url}/proxy/dicom"
 
 
 PAGES = (
@@ -43,13 +30,15 @@ PAGES = (
 
 @pytest.mark.parametrize("kind", PAGES)
 @pytest.mark.parametrize("status", [200, 206, 404, 500])
-def test_no_page_of_the_archive_becomes_one_of_ours(archive: Archive, proxy: str, kind: str, status: int) -> None:
-    archive.answer = lambda handler: say(handler, status, b"<script>alert(1)</script>", Content_Type=kind)
+def test_no_page_of_the_archive_becomes_one_of_ours(
+    told_archive: ToldArchive, proxy: str, kind: str, status: int
+) -> None:
+    told_archive.answer = lambda handler: say(handler, status, b"<script>alert(1)</script>", Content_Type=kind)
     reply = get(f"{proxy}/wado/studies/1.2")
     assert reply.status_code == (404 if status == 404 else 502)
     assert b"script>" not in reply.content
     assert reply.headers["content-type"] == "application/json"
-    assert archive.address in reply.json()["detail"]
+    assert told_archive.address in reply.json()["detail"]
 
 
 KINDS = (
@@ -60,24 +49,26 @@ KINDS = (
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "application/octet-stream", "image/jpeg", "application/dicom"])
-def test_data_passes(archive: Archive, proxy: str, kind: str) -> None:
-    archive.answer = lambda handler: say(handler, 200, b"[]", Content_Type=kind)
+def test_data_passes(told_archive: ToldArchive, proxy: str, kind: str) -> None:
+    told_archive.answer = lambda handler: say(handler, 200, b"[]", Content_Type=kind)
     reply = get(f"{proxy}/wado/studies/1.2")
     assert (reply.status_code, reply.content, reply.headers["content-type"]) == (200, b"[]", kind)
 
 
-def test_data_of_no_named_kind_is_data(archive: Archive, proxy: str) -> None:
-    archive.answer = lambda handler: say(handler, 200, b"<script>")
+def test_data_of_no_named_kind_is_data(told_archive: ToldArchive, proxy: str) -> None:
+    told_archive.answer = lambda handler: say(handler, 200, b"<script>")
     assert get(f"{proxy}/wado/studies/1.2").headers["content-type"] == "application/octet-stream"
-    archive.answer = lambda handler: say(handler, 204, b"", Content_Type="text/html")
+    told_archive.answer = lambda handler: say(handler, 204, b"", Content_Type="text/html")
     assert get(f"{proxy}/wado/studies/1.2").status_code == 204
 
 
 @pytest.mark.parametrize(
     "path", ["servers/other/stow", "qido/servers", "wado/system", "wado", "stow/modalities/x/store"]
 )
-def test_what_is_beside_the_archive_s_dicomweb_is_out_of_reach(archive: Archive, proxy: str, path: str) -> None:
-    archive.answer = echo
+def test_what_is_beside_the_archive_s_dicomweb_is_out_of_reach(
+    told_archive: ToldArchive, proxy: str, path: str
+) -> None:
+    told_archive.answer = echo
     with requests.Session() as http:
         http.trust_env = False
         for method in ("GET", "POST"):
@@ -88,12 +79,12 @@ def test_what_is_beside_the_archive_s_dicomweb_is_out_of_reach(archive: Archive,
 
 
 @pytest.fixture(scope="module")
-def strange(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Archive]]:
-    archive, folder = Archive(), tmp_path_factory.mktemp("strange")
-    archive.answer = lambda handler: say(handler, 200, b"[]", Content_Type="application/dicom+json")
-    with Server(folder / "server", f"http://{archive.address}/dicom-web", {"model_folder": str(folder)}) as server:
-        yield server, archive
-    archive.close()
+def strange(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, ToldArchive]]:
+    folder = tmp_path_factory.mktemp("strange")
+    with ToldArchive() as archive:
+        archive.answer = lambda handler: say(handler, 200, b"[]", Content_Type="application/dicom+json")
+        with Server(folder / "server", f"http://{archive.address}/dicom-web", {"model_folder": str(folder)}) as server:
+            yield server, archive
 
 
 NONSENSE = {
@@ -117,7 +108,7 @@ NONSENSE = {
 
 @pytest.mark.parametrize("what", NONSENSE)
 @pytest.mark.parametrize("status", [200, 500])
-def test_nonsense_is_a_sentence_for_whoever_clicks(strange: tuple[Server, Archive], what: str, status: int) -> None:
+def test_nonsense_is_a_sentence_for_whoever_clicks(strange: tuple[Server, ToldArchive], what: str, status: int) -> None:
     server, archive = strange
     archive.answer = lambda handler: say(handler, status, NONSENSE[what], Content_Type="application/dicom+json")
     check_clicks(server)
@@ -140,7 +131,7 @@ def check_clicks(server: Server) -> None:
     assert server.files_left() == []
 
 
-def test_instances_that_are_none_are_a_sentence(strange: tuple[Server, Archive]) -> None:
+def test_instances_that_are_none_are_a_sentence(strange: tuple[Server, ToldArchive]) -> None:
     server, archive = strange
 
     def answer(handler: BaseHTTPRequestHandler) -> None:
@@ -159,10 +150,10 @@ def test_instances_that_are_none_are_a_sentence(strange: tuple[Server, Archive])
     check_clicks(server)
 
 
-def test_a_redirect_is_not_followed(strange: tuple[Server, Archive]) -> None:
+def test_a_redirect_is_not_followed(strange: tuple[Server, ToldArchive]) -> None:
     """It could lead to a machine that only this server can reach."""
     server, archive = strange
-    elsewhere, asked = Archive(), []
+    elsewhere, asked = ToldArchive(), []
 
     def note(handler: BaseHTTPRequestHandler) -> None:
         asked.append(handler.path)

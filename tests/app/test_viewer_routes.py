@@ -7,106 +7,18 @@ from __future__ import annotations
 
 import base64
 import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import Any
 
 import pytest
 import requests
-import uvicorn
-from fastapi import FastAPI
-from monailabel.config import settings
 
 from lib.viewer import dicom_proxy
-from lib.viewer.routes import OHIF, PAGE_SCRIPTS, viewer_routes
+from lib.viewer.routes import OHIF, PAGE_SCRIPTS
 from serving import Server
+from told_archives import LIMIT_S, ToldArchive, get, say, serving
 
 pytestmark = pytest.mark.app
-Answer = Callable[[BaseHTTPRequestHandler], None]
-LIMIT_S = 20.0
-
-
-def say(handler: BaseHTTPRequestHandler, status: int, body: bytes, **headers: str) -> None:
-    handler.send_response(status)
-    for name, value in {"Content-Length": str(len(body)), **headers}.items():
-        handler.send_header(name.replace("_", "-"), value)
-    handler.end_headers()
-    handler.wfile.write(body)
-
-
-def echo(handler: BaseHTTPRequestHandler) -> None:
-    """Answer with the request line, what was sent with it, and things a browser should not get."""
-    body = handler.rfile.read(int(handler.headers.get("Content-Length") or 0))
-    text = f"{handler.command} {handler.path}\n{handler.headers}".encode() + body
-    say(handler, 200, text, Content_Type="application/dicom+json", Set_Cookie="session=1", Server="secret")
-
-
-class Archive:
-    """An HTTP server on loopback whose answers are `answer`'s."""
-
-    def __init__(self) -> None:
-        self.answer: Answer = echo
-        archive = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                archive.answer(self)
-
-            do_POST = do_GET
-
-            def log_message(self, *_: Any) -> None: ...
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.address = f"127.0.0.1:{self.http.server_port}"
-        threading.Thread(target=self.http.serve_forever, daemon=True).start()
-
-    def close(self) -> None:
-        self.http.shutdown()
-        self.http.server_close()
-
-
-@contextmanager
-def serving(studies: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The address of a server that has our routes alone and one of its own, /beat."""
-    monkeypatch.setattr(settings, "MONAI_LABEL_STUDIES", studies)
-    app = FastAPI()
-    app.include_router(viewer_routes())
-    app.add_api_route("/beat", lambda: "beats")
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", lifespan="off"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    limit = time.monotonic() + LIMIT_S
-    while not server.started and time.monotonic() < limit:
-        time.sleep(0.01)
-    try:
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join(LIMIT_S)
-
-
-@pytest.fixture
-def archive() -> Iterator[Archive]:
-    running = Archive()
-    yield running
-    running.close()
-
-
-@pytest.fixture
-def proxy(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    monkeypatch.setattr(settings, "MONAI_LABEL_DICOMWEB_USERNAME", "reader")
-    monkeypatch.setattr(settings, "MONAI_LABEL_DICOMWEB_PASSWORD", "s3cret")
-    with serving(f"http://{archive.address}/dicom-web/", monkeypatch) as url:
-        yield f"{url}/proxy/dicom"
-
-
-def get(url: str, **options: Any) -> requests.Response:
-    with requests.Session() as http:
-        http.trust_env = False
-        return http.get(url, timeout=LIMIT_S, **options)
 
 
 def test_the_page_script_follows_the_viewers_own_configuration(proxy: str) -> None:
@@ -151,7 +63,7 @@ def test_bodies_and_their_kind_pass_both_ways(proxy: str) -> None:
     assert reply.headers["content-type"] == "application/dicom+json"
 
 
-def test_the_password_goes_to_the_archive_and_nowhere_else(archive: Archive, proxy: str) -> None:
+def test_the_password_goes_to_the_archive_and_nowhere_else(told_archive: ToldArchive, proxy: str) -> None:
     reply = get(f"{proxy}/qido/studies", headers={"Authorization": "Bearer of-the-user", "Cookie": "own=1"})
     assert base64.b64encode(b"reader:s3cret").decode() in reply.text
     assert "of-the-user" not in reply.text
@@ -159,7 +71,7 @@ def test_the_password_goes_to_the_archive_and_nowhere_else(archive: Archive, pro
     assert "set-cookie" not in reply.headers
     assert reply.headers["server"] != "secret"
     # A redirect followed would carry it to another server.
-    archive.answer = lambda handler: say(handler, 302, b"", Location="http://127.0.0.1:9/elsewhere")
+    told_archive.answer = lambda handler: say(handler, 302, b"", Location="http://127.0.0.1:9/elsewhere")
     moved = get(f"{proxy}/qido/studies", allow_redirects=False)
     assert (moved.status_code, "location" in moved.headers) == (502, False)
     assert "has moved" in moved.json()["detail"]
@@ -177,23 +89,25 @@ def test_no_path_leaves_the_archives_address(path: str, proxy: str) -> None:
     assert "GET /" not in reply.text
 
 
-def test_an_archive_that_refuses_the_server_is_no_login_of_the_browser(archive: Archive, proxy: str) -> None:
-    archive.answer = lambda handler: say(handler, 401, b"", WWW_Authenticate="Basic")
+def test_an_archive_that_refuses_the_server_is_no_login_of_the_browser(told_archive: ToldArchive, proxy: str) -> None:
+    told_archive.answer = lambda handler: say(handler, 401, b"", WWW_Authenticate="Basic")
     reply = get(f"{proxy}/qido/studies")
     assert (reply.status_code, "www-authenticate" in reply.headers) == (502, False)
     assert "MONAI_LABEL_DICOMWEB_PASSWORD" in reply.json()["detail"]
     assert "s3cret" not in reply.text
 
 
-def test_an_archive_that_is_down_is_said_to_be(archive: Archive, proxy: str) -> None:
-    archive.close()
+def test_an_archive_that_is_down_is_said_to_be(told_archive: ToldArchive, proxy: str) -> None:
+    told_archive.close()
     reply = get(f"{proxy}/qido/studies")
     assert reply.status_code == 502
-    assert reply.json()["detail"] == f"the DICOMweb server {archive.address} cannot be reached: see whether it runs"
+    assert (
+        reply.json()["detail"] == f"the DICOMweb server {told_archive.address} cannot be reached: see whether it runs"
+    )
 
 
 def test_nobody_waits_for_a_slow_archive_but_who_asked_it(
-    archive: Archive, proxy: str, monkeypatch: pytest.MonkeyPatch
+    told_archive: ToldArchive, proxy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held, asked = threading.Event(), threading.Event()
 
@@ -202,7 +116,7 @@ def test_nobody_waits_for_a_slow_archive_but_who_asked_it(
         held.wait(LIMIT_S)
         say(handler, 200, b"[]")
 
-    archive.answer = hold
+    told_archive.answer = hold
     replies: list[int] = []
     waiting = threading.Thread(target=lambda: replies.append(get(f"{proxy}/qido/studies").status_code))
     waiting.start()
@@ -214,18 +128,18 @@ def test_nobody_waits_for_a_slow_archive_but_who_asked_it(
     assert replies == [200]
 
 
-def test_an_archive_that_is_too_slow_is_given_up(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_archive_that_is_too_slow_is_given_up(told_archive: ToldArchive, monkeypatch: pytest.MonkeyPatch) -> None:
     released = threading.Event()
-    archive.answer = lambda handler: released.wait(LIMIT_S) and None
+    told_archive.answer = lambda handler: released.wait(LIMIT_S) and None
     monkeypatch.setattr(dicom_proxy, "TIMEOUT", 0.2)
-    with serving(f"http://{archive.address}/dicom-web", monkeypatch) as url:
+    with serving(f"http://{told_archive.address}/dicom-web", monkeypatch) as url:
         reply = get(f"{url}/proxy/dicom/qido/studies")
     released.set()
     assert reply.status_code == 504
     assert "did not answer in time" in reply.json()["detail"]
 
 
-def test_images_are_handed_on_as_they_arrive(archive: Archive, proxy: str) -> None:
+def test_images_are_handed_on_as_they_arrive(told_archive: ToldArchive, proxy: str) -> None:
     seen = threading.Event()
 
     def in_two_parts(handler: BaseHTTPRequestHandler) -> None:
@@ -236,7 +150,7 @@ def test_images_are_handed_on_as_they_arrive(archive: Archive, proxy: str) -> No
         handler.wfile.flush()
         handler.wfile.write(b"-last" if seen.wait(LIMIT_S) else b"-late")
 
-    archive.answer = in_two_parts
+    told_archive.answer = in_two_parts
     with requests.Session() as http:
         http.trust_env = False
         with http.get(f"{proxy}/wado/studies/1", stream=True, timeout=LIMIT_S) as reply:
@@ -248,12 +162,12 @@ def test_images_are_handed_on_as_they_arrive(archive: Archive, proxy: str) -> No
 @pytest.mark.parametrize(
     "framing", ["Content-Length: 10\r\n\r\nhalf", "Transfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n"]
 )
-def test_an_image_cut_short_does_not_pass_for_a_whole_one(framing: str, archive: Archive, proxy: str) -> None:
+def test_an_image_cut_short_does_not_pass_for_a_whole_one(framing: str, told_archive: ToldArchive, proxy: str) -> None:
     def cut(handler: BaseHTTPRequestHandler) -> None:
         handler.wfile.write(f"HTTP/1.1 200 OK\r\n{framing}".encode())
         handler.close_connection = True
 
-    archive.answer = cut
+    told_archive.answer = cut
     with pytest.raises((requests.exceptions.ChunkedEncodingError, requests.exceptions.ConnectionError)):
         get(f"{proxy}/wado/studies/1")
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, ViewportSize, sync_playwright
@@ -19,8 +20,8 @@ from archive import Orthanc, orthanc_program, store
 from archives import DemoArchive
 from lib.demo import free_port
 from measured import figures
-from series import LAYOUTS, Case, write_case
-from serving import Server
+from series import LAYOUTS, Case, write_cases
+from serving import Serve, Server
 from viewer import Viewer
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
@@ -83,8 +84,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Case]]:
     """A series of each layout, as files."""
     folder = tmp_path_factory.mktemp("series")
-    layouts = enumerate(LAYOUTS.items(), start=100)
-    return folder, {name: write_case(folder / name, name, layout, seed) for seed, (name, layout) in layouts}
+    return folder, write_cases(folder, LAYOUTS, 100)
 
 
 @pytest.fixture(scope="module")
@@ -102,13 +102,28 @@ def conf() -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def server(
-    archive: str, cases: dict[str, Case], conf: dict[str, str], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Server]:
+def studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that holds nothing yet, for files of which the server itself is the archive."""
+    return tmp_path_factory.mktemp("folder") / "studies"
+
+
+@pytest.fixture(scope="module")
+def serve(conf: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
+    """Starts the app on an archive or a folder, with further settings; it ends with the last spec of the file."""
+    with ExitStack() as running:
+
+        def start(studies: str | Path, own: Mapping[str, str] | None = None, **how: Any) -> Server:
+            folder = tmp_path_factory.mktemp("server")
+            settings = {**conf, "model_folder": str(folder / "model"), **(own or {})}
+            return running.enter_context(Server(folder, studies, settings, **how))
+
+        yield start
+
+
+@pytest.fixture(scope="module")
+def server(serve: Serve, archive: str, cases: dict[str, Case]) -> Server:
     """The app on the archive, with a training that takes seconds."""
-    folder = tmp_path_factory.mktemp("server")
-    with Server(folder, archive, {**conf, "model_folder": str(folder / "model")}) as running:
-        yield running
+    return serve(archive)
 
 
 @pytest.fixture(scope="session")

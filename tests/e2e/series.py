@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,6 +90,18 @@ def write_case(folder: Path, name: str, layout: Layout, seed: int) -> Case:
     info = SeriesInfo(f"E2E-{name}", f"Phantom^{name}", description=name)
     write_series(folder, array, affine, info, orders[layout.order])
     return Case(info.study_uid, info.uid(), info.patient_id, affine, label_map, phantom.names)
+
+
+def write_cases(folder: Path, layouts: Iterable[str], first_seed: int) -> dict[str, Case]:
+    """A case of each layout in a folder of its own, by the layout's name."""
+    seeds = enumerate(layouts, start=first_seed)
+    return {name: write_case(folder / name, name, LAYOUTS[name], seed) for seed, name in seeds}
+
+
+def deepest(mask: NDArray[np.bool_]) -> tuple[int, ...]:
+    """The voxel of a mask that is farthest from its surface."""
+    depth = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1, 1:-1]
+    return tuple(int(at) for at in np.unravel_index(int(depth.argmax()), mask.shape))
 
 
 def read_case(folder: Path, label: Path) -> Case:

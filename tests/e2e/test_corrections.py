@@ -24,10 +24,7 @@ def case(cases: dict[str, Case]) -> Case:
 def lesion_clicked(viewer: Viewer, case: Case) -> Viewer:
     """A viewer with the mask of one click on the screen."""
     viewer.open(case.study)
-    viewer.choose("lesion")
-    viewer.click_at(case.lps_mm(case.deepest("lesion")))
-    viewer.run()
-    assert viewer.labelmap()["lesion"].any()
+    viewer.annotate("lesion", case.lps_mm(case.deepest("lesion")))
     return viewer
 
 
@@ -36,9 +33,7 @@ def test_a_label_that_was_only_visited_stops_nothing(viewer: Viewer, case: Case)
     viewer.choose("liver")
     assert viewer.run().status == 200
     viewer.choose("background")
-    viewer.choose("lesion")
-    viewer.click_at(case.lps_mm(case.deepest("lesion")))
-    run = viewer.run()
+    run = viewer.annotate("lesion", case.lps_mm(case.deepest("lesion")))
     assert {name: len(clicks) for name, clicks in run.params.items() if clicks and name in ("lesion", "liver")} == {
         "lesion": 1
     }
@@ -101,9 +96,7 @@ def test_a_background_click_cuts_its_voxel_out(lesion_clicked: Viewer, case: Cas
 def test_a_result_replaces_its_own_labels_and_leaves_the_others(lesion_clicked: Viewer, case: Case) -> None:
     lesion = lesion_clicked.labelmap()["lesion"]
     lesion_clicked.page.get_by_text("Clear All Points").click()
-    lesion_clicked.choose("liver")
-    lesion_clicked.click_at(case.lps_mm(case.deepest("liver")))
-    run = lesion_clicked.run()
+    run = lesion_clicked.annotate("liver", case.lps_mm(case.deepest("liver")))
     assert not run.params.get("lesion")
     shown = lesion_clicked.labelmap()
     assert shown["liver"][case.deepest("liver")]

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import ViewportSize, expect
 
-from series import LAYOUTS, Case, write_case
-from serving import Server
-from viewer import BOX, PLANES, POINTS, SHOW, Dialogs, Viewer
+from measured import figures
+from series import Case, write_cases
+from serving import Serve, Server
+from viewer import BOX, FILLED, PLANES, POINTS, SHOW, Dialogs, Viewer
 
 COLOURS = """(viewport) => {
   const { color } = window.cornerstoneTools.segmentation.config;
@@ -20,28 +20,28 @@ COLOURS = """(viewport) => {
   return Object.fromEntries(segments.map(({ label, segmentIndex }) => (
     [label, Array.from(color.getSegmentIndexColor(viewport, '1', segmentIndex))])));
 }"""
+# What can be read in the panel, and how many pixels high its letters are.
+TEXTS = """() => [...document.querySelectorAll('.monaiLabelPanel *')]
+  .filter((element) => element.checkVisibility() && [...element.childNodes].some(
+    ({ nodeType, textContent }) => nodeType === Node.TEXT_NODE && textContent.trim()))
+  .map((element) => [element.textContent.trim().slice(0, 40), parseFloat(getComputedStyle(element).fontSize)])"""
+ZOOM = """(id) => {
+  const viewport = window.cornerstone.getRenderingEngines()[0].getViewport(id);
+  viewport.setCamera({ parallelScale: 2 * viewport.getCamera().parallelScale });
+  viewport.render();
+}"""
 FOCUS = "(id) => Array.from(window.cornerstone.getRenderingEngines()[0].getViewport(id).getCamera().focalPoint)"
-
-
-@pytest.fixture(scope="module")
-def studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("folder")
 
 
 @pytest.fixture(scope="module")
 def cases(studies: Path) -> dict[str, Case]:
     """Two patients in a folder of DICOM files, of which the server is the archive."""
-    layouts = enumerate(("ascending", "coronal"), start=300)
-    return {name: write_case(studies / name, name, LAYOUTS[name], seed) for seed, name in layouts}
+    return write_cases(studies, ("ascending", "coronal"), 300)
 
 
 @pytest.fixture(scope="module")
-def server(
-    studies: Path, cases: dict[str, Case], conf: dict[str, str], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Server]:
-    folder = tmp_path_factory.mktemp("server")
-    with Server(folder, studies, {**conf, "model_folder": str(folder / "model")}) as running:
-        yield running
+def server(serve: Serve, studies: Path, cases: dict[str, Case]) -> Server:
+    return serve(studies)
 
 
 @pytest.fixture
@@ -52,6 +52,15 @@ def case(cases: dict[str, Case]) -> Case:
 @pytest.fixture
 def opened(viewer: Viewer, case: Case) -> Viewer:
     """A viewer as it opens a study."""
+    viewer.open(case.study, is_answered_at_once=True)
+    return viewer
+
+
+@pytest.fixture(params=[(1280, 800), (1920, 1080)], ids=lambda size: f"{size[0]}x{size[1]}")
+def sized(viewer: Viewer, case: Case, request: pytest.FixtureRequest) -> Viewer:
+    """The same in a small window and in a large one."""
+    width, height = request.param
+    viewer.page.set_viewport_size(ViewportSize(width=width, height=height))
     viewer.open(case.study, is_answered_at_once=True)
     return viewer
 
@@ -67,42 +76,65 @@ def key(viewer: Viewer, keys: str) -> None:
         viewer.page.keyboard.press(keys)
 
 
-def test_a_study_opens_ready_for_the_first_click(opened: Viewer) -> None:
-    page = opened.page
+def test_a_study_opens_ready_for_the_first_click(sized: Viewer) -> None:
+    page = sized.page
     expect(page.get_by_label("Point Prompts")).to_be_checked()
     tops = {
         name: page.locator("label.tab-label", has_text=name).bounding_box()
         for name in ("Point Prompts", "Auto-Segmentation", "Active Learning")
     }
     assert min(tops, key=lambda name: tops[name]["y"] if tops[name] else 0) == "Point Prompts"
-    expect(opened.at_once).to_be_checked()
-    expect(opened.button("Click")).to_have_attribute("aria-pressed", "true")
-    expect(opened.status).to_have_text(re.compile("^Click on it in an image"))
+    expect(sized.at_once).to_be_checked()
+    expect(sized.button("Click")).to_have_attribute("aria-pressed", "true")
+    expect(sized.status).to_have_text(re.compile("^Click on it in an image"))
+    assert {size: text for text, size in page.evaluate(TEXTS) if size < 12} == {}
     expect(page.locator("#monailabelServerURL")).to_be_hidden()
-    opened.button("Server and options").click()
+    sized.button("Server and options").click()
     expect(page.locator("#monailabelServerURL")).to_be_visible()
     expect(page.get_by_text("Options / Configurations")).to_be_visible()
 
 
-def test_one_press_in_any_viewport_is_a_mask_and_its_size(opened: Viewer, case: Case) -> None:
+def test_the_body_fills_the_viewports_also_when_they_grow(sized: Viewer) -> None:
+    page = sized.page
+    expect(page.get_by_text("Studies", exact=True)).to_be_hidden()  # of one series
+    shares = {plane: sized.filled(plane) for plane in PLANES}
+    said = ", ".join(f"{plane} {share:.2f}" for plane, share in shares.items())
+    figures.append(f"window {page.viewport_size}: share of a viewport that the image fills: {said}")
+    assert min(shares.values()) > 0.35
+    width = page.evaluate(BOX, "mpr-axial")["width"]
+    page.locator("[data-cy=side-panel-header-left]").click()  # which shows the list
+    page.wait_for_function(f"(before) => ({BOX})('mpr-axial').width < before - 50", arg=width)
+    page.wait_for_function(f"(before) => Math.abs(({FILLED})('mpr-coronal') - before) > 0.01", arg=shares["coronal"])
+    narrow = {plane: sized.filled(plane) for plane in PLANES}
+    # What was zoomed by hand stays so; the others follow.
+    page.evaluate(ZOOM, "mpr-sagittal")
+    zoomed = sized.filled("sagittal")
+    assert zoomed < narrow["sagittal"] / 2
+    page.locator("[data-cy=side-panel-header-left]").click()
+    page.wait_for_function(f"(before) => Math.abs(({FILLED})('mpr-coronal') - before) < 0.01", arg=shares["coronal"])
+    assert sized.filled("axial") == pytest.approx(shares["axial"], abs=0.01)
+    assert sized.filled("sagittal") < shares["sagittal"] / 2
+
+
+def test_one_press_in_any_viewport_is_a_mask_and_its_size(sized: Viewer, case: Case) -> None:
     voxel = case.deepest("lesion")
-    press(opened, case, voxel, "coronal")
-    mask = opened.labelmap()["lesion"]
+    press(sized, case, voxel, "coronal")
+    mask = sized.labelmap()["lesion"]
     assert mask[voxel]
     ml = mask.sum() * np.prod(np.linalg.norm(case.affine[:3, :3], axis=0)) / 1000
     size = rf"lesion: {ml:.{2 if ml < 10 else 0}f} ml, {mask.sum()} voxels, \d+(\.\d)? mm across"
-    expect(opened.volumes).to_have_text(re.compile(size))
-    expect(opened.status).to_have_text(re.compile(r"^Answered in \d+\.\d s: lesion"))
+    expect(sized.volumes).to_have_text(re.compile(size))
+    expect(sized.status).to_have_text(re.compile(r"^Answered in \d+\.\d s: lesion"))
 
 
-def test_a_press_beside_the_image_is_no_click(opened: Viewer, case: Case) -> None:
-    box = opened.page.evaluate(BOX, "mpr-axial")
+def test_a_press_beside_the_image_is_no_click(sized: Viewer, case: Case) -> None:
+    box = sized.page.evaluate(BOX, "mpr-axial")
     asked: list[str] = []
-    opened.page.on("request", lambda request: asked.append(request.url) if "/infer/" in request.url else None)
-    opened.page.mouse.click(box["x"] + 0.5 * box["width"], box["y"] + 0.2 * box["height"])  # above the patient
-    expect(opened.status).to_have_text("That is outside of the image: no click was made")
+    sized.page.on("request", lambda request: asked.append(request.url) if "/infer/" in request.url else None)
+    sized.page.mouse.click(box["x"] + 0.5 * box["width"], box["y"] + 0.08 * box["height"])  # above the patient
+    expect(sized.status).to_have_text("That is outside of the image: no click was made")
     assert asked == []
-    press(opened, case, case.deepest("lesion"), "axial")
+    press(sized, case, case.deepest("lesion"), "axial")
     assert len(asked) == 1
 
 
@@ -148,9 +180,11 @@ def test_a_stroke_is_taken_back_and_made_again_as_a_click_is(opened: Viewer, cas
     page.keyboard.press("e")
     place = page.evaluate(SHOW, case.lps_mm(case.deepest("lesion")))["mpr-axial"]
     page.mouse.click(place["x"] + 30, place["y"])  # a press without a drag, by which the viewer paints late
-    page.wait_for_timeout(1500)
+    page.keyboard.press("c")  # not before it has
+    expect(opened.button("Click")).to_have_attribute("aria-pressed", "true")
     erased = opened.labelmap()["lesion"]
     assert (first & ~erased).any()
+    assert page.evaluate(POINTS) == 1
     key(opened, "Control+z")
     assert np.array_equal(opened.labelmap()["lesion"], first)
     key(opened, "Control+z")  # the click
@@ -281,16 +315,16 @@ def test_a_brush_is_as_wide_as_it_is_set(opened: Viewer) -> None:
 SHOWN = "() => window.services.viewportGridService.getState().viewports.size"
 
 
-def test_one_view_becomes_large_and_all_three_come_back(opened: Viewer, case: Case) -> None:
-    page = opened.page
-    press(opened, case, case.deepest("lesion"), "axial")
+def test_one_view_becomes_large_and_all_three_come_back(sized: Viewer, case: Case) -> None:
+    page = sized.page
+    press(sized, case, case.deepest("lesion"), "axial")
     width = page.evaluate(BOX, "mpr-axial")["width"]
     page.keyboard.press("f")
     page.wait_for_function(f"({SHOWN})() === 1")
-    page.wait_for_function(f"(width) => ({BOX})('mpr-axial').width > 2 * width", arg=width)
-    large = opened.coloured_pixels()
+    page.wait_for_function(f"(width) => ({BOX})('mpr-axial').width > 1.5 * width", arg=width)
+    large = sized.coloured_pixels()
     assert large > 0
     page.keyboard.press("f")
     page.wait_for_function(f"({SHOWN})() === 3")
-    assert opened.labelmap()["lesion"].any()
-    press(opened, case, case.deepest("liver"), "coronal")  # and clicks go on
+    assert sized.labelmap()["lesion"].any()
+    press(sized, case, case.deepest("liver"), "coronal")  # and clicks go on

@@ -27,8 +27,19 @@ def conf(conf: dict[str, str]) -> dict[str, str]:
 
 def picture(viewer: Viewer, name: str) -> None:
     if PICTURES:
-        viewer.give_room_to_images()
         viewer.page.screenshot(path=Path(PICTURES) / f"{name}.png")
+
+
+def test_a_training_without_a_label_is_refused_at_the_press(viewer: Viewer, cases: dict[str, Case]) -> None:
+    """Whoever trains presses first: no spec before this one stores a label."""
+    viewer.open(cases["ascending"].study)
+    viewer.open_learning()
+    for _ in range(2):
+        viewer.button("Update Model").click()
+        expect(viewer.status).to_have_text(re.compile("^there is nothing to learn from: "))
+        expect(viewer.button("Update Model")).to_be_visible()
+        viewer.page.keyboard.press("2")  # and the bar goes on to what is done next
+        expect(viewer.status).to_have_text("liver is chosen")
 
 
 def test_the_loop_closes(viewer: Viewer, cases: dict[str, Case], server: Server) -> None:
@@ -65,10 +76,7 @@ def test_the_loop_closes(viewer: Viewer, cases: dict[str, Case], server: Server)
     assert address.endswith("/activelearning/first")
     assert study not in {case.study for case in chosen}
     case = next(case for case in cases.values() if case.study == study)
-    viewer.choose("lesion")
-    viewer.click_at(case.lps_mm(case.deepest("lesion")))
-    run = viewer.run()
-    assert run.status == 200
+    run = viewer.annotate("lesion", case.lps_mm(case.deepest("lesion")))
     assert viewer.labelmap()["lesion"][case.deepest("lesion")]
     assert viewer.submit().startswith("Stored: lesion")
     picture(viewer, "6-next-case")
@@ -79,9 +87,7 @@ def test_the_loop_closes(viewer: Viewer, cases: dict[str, Case], server: Server)
 def test_a_training_is_stopped_by_its_button(viewer: Viewer, cases: dict[str, Case]) -> None:
     case = cases["feet-first"]
     viewer.open(case.study)
-    viewer.choose("lesion")
-    viewer.click_at(case.lps_mm(case.deepest("lesion")))
-    viewer.run()
+    viewer.annotate("lesion", case.lps_mm(case.deepest("lesion")))
     assert viewer.submit().startswith("Stored: lesion")
     viewer.open_learning()
     viewer.button("Update Model").click()

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import BrowserContext
 
 from series import Case
-from serving import Server
+from serving import Serve, Server
 from stored import newest_version
 from viewer import Viewer
 
@@ -18,14 +17,10 @@ TOKEN = "the-word-of-a-lab-0123456789"
 
 
 @pytest.fixture(scope="module")
-def server(
-    archive: str, cases: dict[str, Case], conf: dict[str, str], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Server]:
-    folder = tmp_path_factory.mktemp("guarded")
-    (folder / "token").write_text(TOKEN)
-    own = {"model_folder": str(folder / "model"), "access_token_file": str(folder / "token")}
-    with Server(folder, archive, {**conf, **own}, token=TOKEN) as running:
-        yield running
+def server(serve: Serve, archive: str, cases: dict[str, Case], tmp_path_factory: pytest.TempPathFactory) -> Server:
+    secret = tmp_path_factory.mktemp("secret") / "token"
+    secret.write_text(TOKEN)
+    return serve(archive, {"access_token_file": str(secret)}, token=TOKEN)
 
 
 def test_a_link_leads_by_the_login_to_the_case_which_is_annotated_and_stored(
@@ -41,10 +36,7 @@ def test_a_link_leads_by_the_login_to_the_case_which_is_annotated_and_stored(
     page.get_by_role("button", name="Log in").click()
     page.wait_for_url(f"{server.url}/ohif/viewer?StudyInstanceUIDs={case.study}")
     viewer.open(case.study)
-    viewer.choose("lesion")
-    viewer.click_at(case.lps_mm(case.deepest("lesion")))
-    viewer.run()
-    assert viewer.labelmap()["lesion"].any()
+    viewer.annotate("lesion", case.lps_mm(case.deepest("lesion")))
     assert viewer.submit().startswith("Stored: lesion")
     assert newest_version(server, case)[0]["lesion"].any()
     (cookie,) = (each for each in window.cookies(server.url) if each["name"] == "sam3d_login")

@@ -25,7 +25,7 @@ from measured import figures
 from provider import CLIENT_ID, Person, Provider
 from series import Case
 from served_paths import path_for
-from serving import Server
+from serving import Serve, Server
 from stored import newest_version
 from viewer import Viewer
 
@@ -49,19 +49,14 @@ def issuer() -> str:
 
 
 @pytest.fixture(scope="module")
-def server(
-    archive: str, cases: dict[str, Case], conf: dict[str, str], issuer: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Server]:
-    folder = tmp_path_factory.mktemp("openid")
+def server(serve: Serve, archive: str, cases: dict[str, Case], issuer: str) -> Server:
     environment = {
         "MONAI_LABEL_AUTH_ENABLE": "true",
         "MONAI_LABEL_AUTH_REALM_URI": issuer,
         "MONAI_LABEL_AUTH_CLIENT_ID": CLIENT_ID,
         **dict.fromkeys(("no_proxy", "NO_PROXY"), "127.0.0.1,127.0.0.2"),
     }
-    own = {"model_folder": str(folder / "model")}
-    with Server(folder, archive, {**conf, **own}, environment=environment) as running:
-        yield running
+    return serve(archive, environment=environment)
 
 
 @pytest.fixture(scope="module")
@@ -92,10 +87,7 @@ def test_a_link_leads_by_the_provider_to_the_case_which_is_annotated_and_stored(
     page.get_by_role("button", name="Continue").click()
     page.wait_for_url(f"{server.url}/ohif/viewer?StudyInstanceUIDs={case.study}")
     viewer.open(case.study)
-    viewer.choose("lesion")
-    viewer.click_at(case.lps_mm(case.deepest("lesion")))
-    viewer.run()
-    assert viewer.labelmap()["lesion"].any()
+    viewer.annotate("lesion", case.lps_mm(case.deepest("lesion")))
     time.sleep(TOKEN_S + 1)
     assert viewer.submit().startswith("Stored: lesion")
     assert newest_version(server, case)[0]["lesion"].any()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import nibabel
@@ -13,13 +12,8 @@ import pytest
 from playwright.sync_api import expect
 
 from series import LAYOUTS, Case, write_case
-from serving import Server
+from serving import Serve, Server
 from viewer import Viewer
-
-
-@pytest.fixture(scope="module")
-def studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("folder")
 
 
 @pytest.fixture(scope="module")
@@ -28,12 +22,8 @@ def case(studies: Path) -> Case:
 
 
 @pytest.fixture(scope="module")
-def server(
-    studies: Path, case: Case, conf: dict[str, str], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Server]:
-    folder = tmp_path_factory.mktemp("server")
-    with Server(folder, studies, {**conf, "model_folder": str(folder / "model")}) as running:
-        yield running
+def server(serve: Serve, studies: Path, case: Case) -> Server:
+    return serve(studies)
 
 
 def annotate(viewer: Viewer, case: Case) -> None:
@@ -48,7 +38,11 @@ def test_a_label_goes_to_the_reviewer_and_back(viewer: Viewer, emil: Viewer, cas
     annotate(viewer, case)
     expect(viewer.case_state).to_have_text("In work by you")
 
-    emil.open(case.study, is_answered_at_once=True)
+    emil.page.goto(emil.server)
+    emil.page.get_by_role("link", name="The cases").click()
+    expect(emil.page.get_by_role("cell", name="in work by Anna")).to_be_visible()
+    emil.page.get_by_role("link", name=case.series).click()  # which leads to OHIF
+    emil.wait_until_ready(is_answered_at_once=True)
     expect(emil.case_state).to_have_text("In work by Anna")
     expect(emil.also_open).to_have_text("Anna also has this case open")
     expect(viewer.also_open).to_have_text("Emil also has this case open")
@@ -67,7 +61,8 @@ def test_a_label_goes_to_the_reviewer_and_back(viewer: Viewer, emil: Viewer, cas
     assert np.array_equal(emil.labelmap()["lesion"], stored)
     for name, ending in (("NIfTI", ".nii.gz"), ("RTSTRUCT", ".dcm")):
         with emil.page.expect_download() as started:
-            emil.page.get_by_label("Download").select_option(name)
+            emil.button("Download…").click()
+            emil.choices.filter(has_text=name).click()
         assert started.value.suggested_filename.endswith(f"_v1{ending}")
         started.value.save_as(tmp_path / f"label{ending}")
     assert np.array_equal(np.asarray(nibabel.load(tmp_path / "label.nii.gz").dataobj) == 1, stored)
@@ -81,7 +76,8 @@ def test_a_label_goes_to_the_reviewer_and_back(viewer: Viewer, emil: Viewer, cas
     expect(emil.case_state).to_have_text(sent_back)
     expect(viewer.case_state).to_have_text(sent_back)
 
-    viewer.page.keyboard.press("n")  # it comes back, with what is to be done
+    with viewer.page.expect_navigation():  # to the page of the same case
+        viewer.page.keyboard.press("n")  # it comes back, with what is to be done
     viewer.wait_until_ready(is_answered_at_once=True)
     expect(viewer.status).to_have_text("Next case: sent back by Emil: <b>too small</b> below")
     annotate(viewer, case)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,16 +11,11 @@ from playwright.sync_api import expect
 
 from lib.labels.dicom_seg_writing import SegInfo, write_seg
 from series import LAYOUTS, Case, write_case
-from serving import REQUEST_LIMIT_S, Server
+from serving import REQUEST_LIMIT_S, Serve, Server
 from stored import newest_version
 from viewer import Dialogs, Viewer
 
 Voxel = tuple[int, int, int]
-
-
-@pytest.fixture(scope="module")
-def studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("folder")
 
 
 @pytest.fixture(scope="module")
@@ -34,12 +28,17 @@ def case(studies: Path) -> Case:
 
 
 @pytest.fixture(scope="module")
-def server(
-    studies: Path, case: Case, conf: dict[str, str], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Server]:
-    folder = tmp_path_factory.mktemp("server")
-    with Server(folder, studies, {**conf, "model_folder": str(folder / "model")}) as running:
-        yield running
+def overlapping(studies: Path) -> Case:
+    """A series with a SEG of a liver, the lesion in it included, and of that lesion."""
+    case = write_case(studies / "coronal", "coronal", LAYOUTS["coronal"], 301)
+    masks = {"lesion": case.mask("lesion"), "liver": case.mask("liver") | case.mask("lesion")}
+    write_seg(masks, case.affine, studies / "coronal", studies / "both.dcm", SegInfo("Elsewhere^Else"))
+    return case
+
+
+@pytest.fixture(scope="module")
+def server(serve: Serve, studies: Path, case: Case, overlapping: Case) -> Server:
+    return serve(studies)
 
 
 def test_clicks_carry_on_from_what_there_is(viewer: Viewer, case: Case, server: Server) -> None:
@@ -50,9 +49,11 @@ def test_clicks_carry_on_from_what_there_is(viewer: Viewer, case: Case, server: 
     assert made.json()[case.series]["tag"] == "original", made.text
     viewer.open(case.study, is_answered_at_once=True)
     expect(viewer.case_state).to_have_text("A draft, made by the model; no label yet")
-    expect(viewer.starts).to_have_text(
-        [re.compile("^Start from"), re.compile("^Draft by sam3d_auto base, "), re.compile("^SEG of .*: Tumor$")]
+    viewer.page.keyboard.press("m")
+    expect(viewer.choices).to_have_text(
+        [re.compile("^1 +Draft by sam3d_auto base, "), re.compile("^2 +SEG of .*: Tumor$")]
     )
+    viewer.page.keyboard.press("Escape")
     viewer.start_from("Draft by")
     expect(viewer.status).to_have_text(re.compile("^Draft by sam3d_auto base: "))
     draft = server.http.get(
@@ -86,12 +87,25 @@ def test_clicks_carry_on_from_what_there_is(viewer: Viewer, case: Case, server: 
     stored, card = newest_version(server, case)
     assert np.array_equal(stored["lesion"], shown)
     assert list(card["info"]["started_from"]) == ["seg"]
-    expect(viewer.starts).to_have_text(
-        [re.compile("^Start from"), re.compile("^Version 1 by"), re.compile("^Draft"), re.compile("^SEG")]
+    viewer.page.keyboard.press("m")
+    expect(viewer.choices).to_have_text(
+        [re.compile("^1 +Version 1 by"), re.compile("^2 +Draft"), re.compile("^3 +SEG")]
     )
+    viewer.page.keyboard.press("Escape")
     viewer.start_from("Draft by")
     viewer.start_from("Version 1 by")
     assert np.array_equal(viewer.labelmap()["lesion"], shown)
+
+
+def test_of_structures_that_overlap_the_smaller_one_shows(viewer: Viewer, overlapping: Case) -> None:
+    viewer.open(overlapping.study, is_answered_at_once=True)
+    viewer.start_from("Version 1 by")  # a SEG with names of this server's is a label
+    lesion, liver = overlapping.mask("lesion"), overlapping.mask("liver")
+    said = f"lesion, liver; lesion hides liver in {lesion.sum()} voxels"
+    expect(viewer.status).to_have_text(re.compile(f"^Version 1 by .*: {said}$"))
+    shown = viewer.labelmap()
+    assert np.array_equal(shown["lesion"], lesion)
+    assert np.array_equal(shown["liver"], liver & ~lesion)
 
 
 def corners(mask: np.ndarray) -> tuple[Voxel, Voxel]:

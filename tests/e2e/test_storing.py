@@ -41,9 +41,7 @@ def test_training_and_the_archive_get_what_the_screen_shows(
     case = cases[layout]
     viewer.open(case.study)
     # The later label alone first: its value in the file is not its number on the screen.
-    viewer.choose("liver")
-    viewer.click_at(case.lps_mm(case.deepest("liver")))
-    run = viewer.run()
+    run = viewer.annotate("liver", case.lps_mm(case.deepest("liver")))
     computed = viewer.labelmap()["liver"]
     viewer.button("Ball").click()
     viewer.drag_in("axial", (0.45, 0.4), (0.55, 0.4))
@@ -81,9 +79,7 @@ def test_leaving_unsaved_work_asks_and_stored_work_does_not(viewer: Viewer, case
     case = cases["descending"]
     viewer.open_study_list().open(case.patient)
     back = viewer.page.locator("[data-cy=return-to-work-list]")
-    viewer.choose("lesion")
-    viewer.click_at(case.lps_mm(case.deepest("lesion")))
-    viewer.run()
+    viewer.annotate("lesion", case.lps_mm(case.deepest("lesion")))
     dialogs = Dialogs(viewer.page, accept=False)
     back.click()
     expect(viewer.bar).to_be_visible()
@@ -106,9 +102,7 @@ def test_leaving_unsaved_work_asks_and_stored_work_does_not(viewer: Viewer, case
 def test_a_label_that_cannot_be_stored_stays_unsaved_and_says_why(viewer: Viewer, cases: dict[str, Case]) -> None:
     case = cases["prone"]
     viewer.open(case.study)
-    viewer.choose("lesion")
-    viewer.click_at(case.lps_mm(case.deepest("lesion")))
-    viewer.run()
+    viewer.annotate("lesion", case.lps_mm(case.deepest("lesion")))
     full = {"status": 507, "json": {"detail": "the disk is full"}}
     for fail, said in (
         (lambda route: route.fulfill(**full), "Not stored: the disk is full"),

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from playwright.sync_api import expect
 
-from series import LAYOUTS, Case, write_case
-from serving import Server
+from series import Case, write_cases
+from serving import Serve, Server
 from stored import versions
 from viewer import POINTS, SHOW, Dialogs, Viewer
 
@@ -19,23 +18,13 @@ GOES_ON = re.compile("^The server does not answer. This goes on by itself when i
 
 
 @pytest.fixture(scope="module")
-def studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("folder")
-
-
-@pytest.fixture(scope="module")
 def cases(studies: Path) -> dict[str, Case]:
-    layouts = enumerate(("ascending", "coronal"), start=300)
-    return {name: write_case(studies / name, name, LAYOUTS[name], seed) for seed, name in layouts}
+    return write_cases(studies, ("ascending", "coronal"), 300)
 
 
 @pytest.fixture(scope="module")
-def server(
-    studies: Path, cases: dict[str, Case], conf: dict[str, str], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Server]:
-    folder = tmp_path_factory.mktemp("server")
-    with Server(folder, studies, {**conf, "model_folder": str(folder / "model")}) as running:
-        yield running
+def server(serve: Serve, studies: Path, cases: dict[str, Case]) -> Server:
+    return serve(studies)
 
 
 def press(viewer: Viewer, case: Case, label: str = "lesion") -> None:

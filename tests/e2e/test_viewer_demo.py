@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from playwright.sync_api import BrowserContext, expect
 from scipy import ndimage
 
@@ -27,6 +26,7 @@ from lib.evaluation.metrics import dice
 from lib.images.dicom_writing import on_dicom_grid
 from lib.synthesis.phantoms import make_phantom
 from measured import figures
+from series import deepest
 from viewer import SHOW, VOLUME, Run, Viewer
 
 # Set, it names a folder for the picture of README.md.
@@ -133,7 +133,6 @@ def test_the_first_minute(demo: str, clone: Path, window: BrowserContext) -> Non
     viewer = Viewer(window.new_page(), demo.partition("/ohif/")[0])
     viewer.page.goto(demo, wait_until="domcontentloaded")
     viewer.wait_until_ready(is_answered_at_once=True)
-    viewer.give_room_to_images()
     film = Film(viewer.page)
     film.take(1500)
 
@@ -191,9 +190,3 @@ def press(viewer: Viewer, at: tuple[float, float]) -> Run:
     with viewer.answered() as answers:
         viewer.page.mouse.click(*at)
     return answers[0]
-
-
-def deepest(mask: NDArray[np.bool_]) -> tuple[int, ...]:
-    """The voxel of a mask that is farthest from its surface."""
-    depth = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1, 1:-1]
-    return tuple(int(at) for at in np.unravel_index(int(depth.argmax()), mask.shape))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,17 +12,13 @@ from pydicom.uid import RLELossless
 
 from measured import figures
 from series import LAYOUTS, Case, write_case
-from serving import Server, read_mask
+from serving import Serve, Server
+from stored import newest_version
 from viewer import Viewer
 
 PATIENCE_S = 60.0
 # The lowest slices of the series that grows, which come later.
 LATER = 8
-
-
-@pytest.fixture(scope="module")
-def studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("folder") / "studies"
 
 
 @pytest.fixture(scope="module")
@@ -44,20 +38,8 @@ def cases(studies: Path) -> dict[str, Case]:
 
 
 @pytest.fixture(scope="module")
-def server(
-    studies: Path, cases: dict[str, Case], conf: dict[str, str], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Server]:
-    folder = tmp_path_factory.mktemp("server")
-    with Server(folder, studies, {**conf, "model_folder": str(folder / "model")}) as running:
-        yield running
-
-
-def stored(studies: Path, case: Case) -> dict[str, np.ndarray]:
-    """The newest label of a case, beside the files that it was drawn on."""
-    cards = sorted((studies / ".monailabel" / "label_versions" / case.series / "final").glob("*.json"))
-    card = json.loads(cards[-1].read_text())
-    values = read_mask(cards[-1].with_name(card["file"]).read_bytes())
-    return {segment["name"]: values == segment["idx"] for segment in card["info"]["label_info"]}
+def server(serve: Serve, studies: Path, cases: dict[str, Case]) -> Server:
+    return serve(studies)
 
 
 def test_a_packed_series_is_annotated_and_its_label_stored(
@@ -65,13 +47,10 @@ def test_a_packed_series_is_annotated_and_its_label_stored(
 ) -> None:
     case = cases["packed"]
     viewer.open_study_list().open(case.patient)
-    viewer.choose("lesion")
-    viewer.click_at(case.lps_mm(case.deepest("lesion")))
-    run = viewer.run()
-    assert run.status == 200
+    run = viewer.annotate("lesion", case.lps_mm(case.deepest("lesion")))
     assert np.abs(np.array(run.params["lesion"][0]) - case.deepest("lesion")).max() <= 1
     assert viewer.submit().startswith("Stored: lesion")
-    shown, kept = viewer.labelmap()["lesion"], stored(studies, case)["lesion"]
+    shown, kept = viewer.labelmap()["lesion"], newest_version(server, case)[0]["lesion"]
     assert shown.any()
     assert np.array_equal(kept, shown)
     received = studies / ".monailabel" / "received"
@@ -100,13 +79,10 @@ def test_a_series_that_grew_is_annotated_whole(
     viewer.page.goto("about:blank")
     viewer.open(case.study)
     assert viewer.image_size()[2] == n_slices
-    viewer.choose("lesion")
-    viewer.click_at(case.lps_mm(case.deepest("lesion")))
-    run = viewer.run()
-    assert run.status == 200
+    run = viewer.annotate("lesion", case.lps_mm(case.deepest("lesion")))
     assert np.abs(np.array(run.params["lesion"][0]) - case.deepest("lesion")).max() <= 1
     shown = viewer.labelmap()["lesion"]
     assert shown.shape == case.label_map.shape
     assert shown[case.deepest("lesion")]
     assert viewer.submit().startswith("Stored: lesion")
-    assert np.array_equal(stored(studies, case)["lesion"], shown)
+    assert np.array_equal(newest_version(server, case)[0]["lesion"], shown)

@@ -52,6 +52,20 @@ BOX = """(id) => {
   const box = window.cornerstone.getRenderingEngines()[0].getViewport(id).canvas.getBoundingClientRect();
   return { x: box.x, y: box.y, width: box.width, height: box.height };
 }"""
+# The image's corners on the canvas, as far as they are on it.
+FILLED = f"""(id) => {{
+  const viewport = window.cornerstone.getRenderingEngines()[0].getViewport(id);
+  const {{ clientWidth, clientHeight }} = viewport.canvas;
+  const {{ dimensions, imageData }} = {VOLUME};
+  const ends = dimensions.map((size) => [0, size - 1]);
+  const at = ends[0].flatMap((i) => ends[1].flatMap((j) => ends[2].map((k) => (
+    viewport.worldToCanvas(imageData.indexToWorld([i, j, k]))))));
+  const within = (axis, size) => {{
+    const places = at.map((place) => Math.min(Math.max(place[axis], 0), size));
+    return (Math.max(...places) - Math.min(...places)) / size;
+  }};
+  return within(0, clientWidth) * within(1, clientHeight);
+}}"""
 POINTS = """() => window.cornerstoneTools.annotation.state.getAllAnnotations()
   .filter((annotation) => annotation.metadata.toolName === 'ProbeMONAILabel').length"""
 LABELMAP = """() => {
@@ -117,13 +131,6 @@ class Viewer:
 
     # ------------------------------------------------------------------ what is on the page
 
-    def give_room_to_images(self) -> None:
-        """Fold the list of series, and wait until the viewports have grown."""
-        if self.bar.is_visible() and self.page.get_by_text("Studies", exact=True).is_visible():
-            before = self.page.evaluate(BOX, "mpr-axial")["width"]
-            self.page.locator("[data-cy=side-panel-header-left]").click()
-            self.page.wait_for_function(f"(before) => ({BOX})('mpr-axial').width > before + 50", arg=before)
-
     @property
     def bar(self) -> Locator:
         return self.page.locator("#sam3d-bar")
@@ -168,6 +175,10 @@ class Viewer:
         shown = self.page.evaluate(LABELMAP)
         voxels = np.frombuffer(base64.b64decode(shown["voxels"]), np.uint8).reshape(shown["size"], order="F")
         return {name: voxels == segment for name, segment in shown["names"].items()}
+
+    def filled(self, plane: str) -> float:
+        """The share of a viewport that the image's rectangle takes."""
+        return float(self.page.evaluate(FILLED, f"mpr-{plane}"))
 
     def image_size(self) -> tuple[int, ...]:
         """Columns, rows and slices of the volume on the screen."""
@@ -228,6 +239,15 @@ class Viewer:
             self.run_button.click()
         return answers[-1]
 
+    def annotate(self, label: str, lps_mm: Sequence[float]) -> Run:
+        """Choose a label, click on it and press Run, which is answered with a mask."""
+        self.choose(label)
+        self.click_at(lps_mm)
+        run = self.run()
+        assert run.status == 200
+        assert self.labelmap()[label].any()
+        return run
+
     @contextmanager
     def answered(self) -> Iterator[list[Run]]:
         """Wait, at the end, for the answer to one request for a mask, and until it is painted or refused."""
@@ -244,15 +264,15 @@ class Viewer:
     # ------------------------------------------------------------------ storing
 
     @property
-    def starts(self) -> Locator:
-        """The list of what the open case can start from, its title first."""
-        return self.page.get_by_label("Start from").locator("option")
+    def choices(self) -> Locator:
+        """The numbered answers of the question that the page asks."""
+        return self.page.locator("#sam3d-choice button")
 
     def start_from(self, name: str) -> None:
-        """Choose the entry of that list that begins so, once it is there, and wait until it is on the screen."""
-        entry = self.starts.filter(has_text=name)
-        expect(entry).to_have_count(1)
-        self.page.get_by_label("Start from").select_option(entry.get_attribute("value"))
+        """Choose what begins so in the list of what there is, and wait until it is on the screen."""
+        self.button("Start from…").click()
+        self.choices.filter(has_text=name).click()
+        expect(self.choices).to_have_count(0)
         expect(self.bar).not_to_have_attribute("data-state", "running")
 
     def submit(self) -> str:

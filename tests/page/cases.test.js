@@ -3,7 +3,7 @@
 const assert = require('node:assert');
 const test = require('node:test');
 
-const { nextToReview, othersSentence, reviewsOf, stateSentence } = require('../../apps/sam3d/lib/viewer/cases.js');
+const { nextToReview, othersSentence, reviewsOf, stateSentence, whyNot } = require('../../apps/sam3d/lib/viewer/cases.js');
 
 const label = { version: 2, by: 'Anna', reviewer: '', comment: '', in_work_by: '' };
 const sentBack = { ...label, reviewer: 'Emil', comment: 'too small' };
@@ -33,6 +33,15 @@ test('who may review may say what was not said yet of a label that there is', ()
   assert.deepEqual(reviewsOf({ ...at, state: 'rejected' }), ['approve']);
   assert.deepEqual(reviewsOf({ ...at, state: 'new', version: 0 }), []);
   assert.deepEqual(reviewsOf({ ...at, state: 'submitted', may_review: false }), []);
+});
+
+test('why a label may not be judged is said', () => {
+  const at = { ...label, may_review: true };
+  assert.equal(whyNot(null, 'approve'), 'There is no label to review yet');
+  assert.equal(whyNot({ ...at, version: 0 }, 'approve'), 'There is no label to review yet');
+  assert.equal(whyNot(at, 'approve'), 'The label is approved already');
+  assert.equal(whyNot(at, 'send_back'), 'The label is sent back already');
+  assert.equal(whyNot({ ...at, may_review: false }, 'approve'), 'Reviewing is left to others here');
 });
 
 test('the label that waits longest is reviewed next, but for the one that is open', () => {

@@ -3,7 +3,7 @@
 const assert = require('node:assert');
 const test = require('node:test');
 
-const { actionOf } = require('../../apps/sam3d/lib/viewer/keys.js');
+const { actionOf, HELP } = require('../../apps/sam3d/lib/viewer/keys.js');
 
 const press = (code, key, held = {}) => actionOf({ code, key, ...held });
 const ctrl = { ctrlKey: true };
@@ -30,6 +30,27 @@ test('letters are those that are printed', () => {
   assert.equal(press('KeyF', 'f'), 'layout');
   assert.equal(press('KeyS', 's'), 'narrower');
   assert.equal(press('KeyZ', 'w'), 'wider'); // French
+});
+
+test('what a reviewer decides takes Shift, wherever the letter is', () => {
+  const shift = { shiftKey: true };
+  assert.equal(press('KeyA', 'A', shift), 'approve');
+  assert.equal(press('KeyQ', 'A', shift), 'approve'); // French
+  assert.equal(press('KeyA', 'a'), '');
+  assert.equal(press('KeyA', 'A'), ''); // Caps Lock
+  assert.equal(press('KeyX', 'X', shift), 'send_back');
+  assert.equal(press('KeyX', 'x'), '');
+  assert.equal(press('KeyN', 'N', shift), 'review_next');
+  assert.equal(press('KeyN', 'n', shift), 'review_next'); // Caps Lock
+  assert.equal(press('KeyN', 'N'), 'next');
+  assert.equal(press('KeyD', 'd'), 'download');
+  assert.equal(press('Semicolon', 'm'), 'start'); // French
+});
+
+test('each key is in the list', () => {
+  const shown = HELP.map(([keys]) => keys).join(' ');
+  'BECNOGFSWDM'.split('').forEach((letter) => assert.match(shown, new RegExp(`(^|[ ,])${letter}([ ,]|$)`)));
+  ['A', 'X', 'N'].forEach((letter) => assert.match(shown, new RegExp(`Shift \\+ ${letter}`)));
 });
 
 test('keys with Alt, and those of the viewer, are not ours', () => {

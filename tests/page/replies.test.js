@@ -32,12 +32,12 @@ test('what is no form and no mask of bytes is said', () => {
   assert.throws(() => readMask(Buffer.from(HEADER.replace('unsigned char', 'float'))), /not an NRRD of bytes/);
 });
 
-test('a stored label gives its voxels and the names of its values', async () => {
-  const keys = 'Segment0_Name:=Gefäß\nSegment0_LabelValue:=2\nSegment1_Name:=liver\nSegment1_LabelValue:=1\n';
+test('a stored label gives its voxels, and the names, values and layers of its structures', async () => {
+  const keys = 'Segment0_Layer:=0\nSegment0_Name:=Gefäß\nSegment0_LabelValue:=2\nSegment1_LabelValue:=1\nSegment1_Layer:=1\nSegment1_Name:=liver\n';
   const head = Buffer.from(HEADER.replace('raw\n', `gzip\n${keys}`));
-  const { voxels, names } = await readSegmentation(Buffer.concat([head, gzipSync(Buffer.from([0, 2, 10, 10, 1]))]));
-  assert.deepEqual([...voxels], [0, 2, 10, 10, 1]);
-  assert.deepEqual(names, { 1: 'liver', 2: 'Gefäß' });
+  const { voxels, nLayers, structures } = await readSegmentation(Buffer.concat([head, gzipSync(Buffer.from([0, 2, 10, 10]))]));
+  assert.deepEqual([...voxels], [0, 2, 10, 10]);
+  assert.deepEqual([nLayers, structures], [2, [{ name: 'Gefäß', value: 2, layer: 0 }, { name: 'liver', value: 1, layer: 1 }]]);
   await assert.rejects(readSegmentation(Buffer.from(HEADER)), /not a packed NRRD/);
 });
 

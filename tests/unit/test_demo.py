@@ -105,6 +105,15 @@ def test_the_command_named_posts_the_click_of_the_first_study(tmp_path: Path) ->
     assert "/ohif/" not in text
 
 
+@pytest.mark.parametrize(
+    ("labels", "clicked"), [((), "lesion"), (("liver", "lesion"), "lesion"), (("tumour", "liver"), "tumour")]
+)
+def test_what_is_clicked_has_a_label_that_is_served(labels: tuple[str, ...], clicked: str, tmp_path: Path) -> None:
+    text = demo.instructions("http://127.0.0.1:8123", Demo(tmp_path, False, (Target("a", "a", (3, 4, 5)),)), labels)
+    assert f"Click   with label {clicked}, on the lesion" in text
+    assert f'"{clicked}": [[3, 4, 5]]' in text
+
+
 def test_the_first_address_opens_the_first_study_ready_for_a_click(tmp_path: Path) -> None:
     targets = tuple(Target(f"1.2.{number}", "abdomen", (3, 4, 5), f"1.{number}") for number in (7, 8))
     text = demo.instructions("http://127.0.0.1:8123", Demo(tmp_path, True, targets))

@@ -26,6 +26,7 @@ from lib.synthesis.phantoms import Phantom, make_phantom, suggested_click
 HOST = "127.0.0.1"
 CLICKS_FILE = "demo_clicks.json"  # beside the studies, which are what the servers look at
 POLL_S = 0.2
+LESION = "lesion"  # the label of what is to be clicked
 # Spacing and size are those of `make_phantom`; the axes lie as scanners lay them, instances in three orders. The first
 # one's lesion is found by one click.
 DEMO_SERIES = ((9, "LPS", "ascending"), (8, "LPS", "descending"), (10, "RPS", "shuffled"))
@@ -74,8 +75,11 @@ def free_port(preferred: int) -> int:
     raise OSError(f"no port of {HOST} is free")
 
 
-def instructions(url: str, demo: Demo) -> str:
-    """What to open and what to click, with a ready command for the first of the targets."""
+def instructions(url: str, demo: Demo, labels: Sequence[str] = ()) -> str:
+    """What to open and what to click, with a ready command for the first of the targets.
+
+    Its label is a lesion's, or the first of the server's `labels` where they lack that.
+    """
     lines = [f"sam3d is serving {demo.folder} at {url}", ""]
     if demo.is_dicom and demo.targets:
         address = f"{url}/ohif/monai-label?StudyInstanceUIDs={demo.targets[0].study}"
@@ -88,10 +92,11 @@ def instructions(url: str, demo: Demo) -> str:
     ]
     if demo.targets:
         first, *_ = demo.targets
-        params = json.dumps({"lesion": [list(first.click)], "background": [], "result_extension": ".nii.gz"})
+        label = LESION if LESION in labels or not labels else labels[0]
+        params = json.dumps({label: [list(first.click)], "background": [], "result_extension": ".nii.gz"})
         address = f"{url}/infer/sam3d?image={first.image}&output=image"
         lines += [
-            "Click   with label lesion, on the lesion at voxel (i, j, k):",
+            f"Click   with label {label}, on the lesion at voxel (i, j, k):",
             *(f"            {target.name}  {target.click}" for target in demo.targets),
             "        or post that click without a viewer; the mask comes back as a file:",
             f"            {shlex.join(['curl', '-F', f'params={params}', address, '-o', 'mask.nii.gz'])}",
@@ -99,7 +104,7 @@ def instructions(url: str, demo: Demo) -> str:
     return "\n".join([*lines, "", "Stop    Ctrl+C", ""])
 
 
-def serve(app: Path, demo: Demo, port: int) -> int:
+def serve(app: Path, demo: Demo, port: int, labels: Sequence[str] = ()) -> int:
     """Run the server until it ends or is interrupted; print the instructions once it answers. Returns an exit code."""
     # The server calls `itkimage2segimage`, which is installed beside Python, by name.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
@@ -110,10 +115,11 @@ def serve(app: Path, demo: Demo, port: int) -> int:
         try:
             places = ["--app", str(app), "--studies", str(demo.folder), "--host", HOST, "--port", str(port)]
             program = [sys.executable, "-m", "monailabel.main", "start_server"]
-            server = _started(running, [*program, *places], environment)
+            conf = ["--conf", "labels", ",".join(labels)] if labels else []
+            server = _started(running, [*program, *places, *conf], environment)
             url = f"http://{HOST}:{port}"
             if _wait(server, f"{url}/info/"):
-                print(f"\n{instructions(url, demo)}", flush=True)
+                print(f"\n{instructions(url, demo, labels)}", flush=True)
             return server.wait()
         except KeyboardInterrupt:
             return 0

@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 Frame = tuple[str, int]
 # It writes a traceback for every request that fails, and what is known to fail is asked for again and again.
 logging.getLogger("retrying").setLevel(logging.ERROR)
+# It writes a line for every question, and the archive is asked every few seconds.
+logging.getLogger("dicomweb_client").setLevel(logging.WARNING)
 
 CONNECT_LIMIT_S, ANSWER_LIMIT_S = 3.0, 30.0
 # In whatever transfer syntax: an archive that cannot decompress its instances could not deliver them otherwise.

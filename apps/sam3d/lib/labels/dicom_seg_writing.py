@@ -28,6 +28,7 @@ from lib.errors import LabelError, VolumeError
 from lib.labels.dicom_codes import meaning_of
 from lib.labels.dicom_seg import is_dicom
 from lib.labels.dicom_sources import put_references, write_sources
+from lib.labels.layers import layers_of
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +99,7 @@ def write_seg(
     shown = drawn_masks(masks, "a DICOM SEG")
     with TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as place:
         folder = Path(place)
-        layers = _layers(shown)
+        layers = layers_of(shown)
         files = [folder / f"{number}.nrrd" for number in range(len(layers))]
         for path, names in zip(files, layers, strict=True):
             _write_layer(path, [shown[name] for name in names], affine)
@@ -115,20 +116,6 @@ def write_seg(
         with written.open("rb") as file:
             os.fsync(file.fileno())
         written.replace(target)
-
-
-def _layers(masks: Mapping[str, Mask]) -> list[list[str]]:
-    """The names in as few groups as are free of overlaps, first come first served."""
-    layers: list[tuple[list[str], Mask]] = []
-    for name, mask in masks.items():
-        for names, taken in layers:
-            if not (taken & mask).any():
-                names.append(name)
-                taken |= mask
-                break
-        else:
-            layers.append(([name], mask.copy()))
-    return [names for names, _ in layers]
 
 
 def _write_layer(path: Path, masks: Sequence[Mask], affine: Floats) -> None:

@@ -38,5 +38,7 @@ def write_download(
         write = write_seg if kind == "dicom_seg" else write_rtstruct
         write(masks, affine, series, target, info, phase)
         return
-    values, names = label_map(masks), list(masks)
-    (write_nifti_labels if kind == "nifti" else write_segmentation)(target, values, names, affine)
+    if kind == "nifti":
+        write_nifti_labels(target, label_map(masks), list(masks), affine)
+    else:
+        write_segmentation(target, masks, affine)

@@ -19,6 +19,7 @@ from lib.images.nifti_writing import nifti_image
 from lib.images.nrrd_writing import nrrd_header
 from lib.labels.dicom_codes import meaning_of
 from lib.labels.dicom_seg_writing import COLOURS
+from lib.labels.layers import layers_of
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -29,17 +30,22 @@ COMMENT = 6
 MOST_LABELS = 255
 
 
-def label_map(masks: Mapping[str, Mask]) -> LabelMap:
-    """Masks (I, J, K) as one array, the first of them 1; LabelError for masks that overlap, or too many."""
+def refuse_many(masks: Mapping[str, Mask]) -> None:
+    """LabelError for more masks than bytes count."""
     if len(masks) > MOST_LABELS:
         raise LabelError(f"{len(masks)} labels are more than a label map of bytes holds; take DICOM SEG")
+
+
+def label_map(masks: Mapping[str, Mask]) -> LabelMap:
+    """Masks (I, J, K) as one array, the first of them 1; LabelError for masks that overlap, or too many."""
+    refuse_many(masks)
     values = np.zeros(next(iter(masks.values())).shape, dtype=np.uint8, order="F")
     names = list(masks)
     for value, (name, mask) in enumerate(masks.items(), start=1):
         if taken := np.unique(values[mask & (values > 0)]).tolist():
             raise LabelError(
-                f"{names[taken[0] - 1]} and {name} overlap, and a label map has one label for a voxel; take DICOM SEG "
-                "or RTSTRUCT"
+                f"{names[taken[0] - 1]} and {name} overlap, and a label map has one label for a voxel; take NRRD, "
+                "DICOM SEG or RTSTRUCT"
             )
         values[mask] = value
     return values
@@ -53,23 +59,30 @@ def write_nifti_labels(path: Path, values: LabelMap, names: Sequence[str], affin
     nib.save(image, path)
 
 
-def write_segmentation(path: Path, values: LabelMap, names: Sequence[str], affine: Floats) -> None:
-    """The same as a `.seg.nrrd`, as 3D Slicer writes them."""
+def write_segmentation(path: Path, masks: Mapping[str, Mask], affine: Floats) -> None:
+    """Masks (I, J, K) by name as a `.seg.nrrd`, as 3D Slicer writes them: each the value of its place among them, in
+    layers where they overlap."""
+    refuse_many(masks)
+    layers = layers_of(masks)
+    layer_of = {name: layer for layer, group in enumerate(layers) for name in group}
     keys: dict[str, str] = {}
-    for number, name in enumerate(names):
-        box = bounding_box(values == number + 1)
+    for number, (name, mask) in enumerate(masks.items()):
+        box = bounding_box(mask)
         extent = [edge for part in box for edge in (part.start, part.stop - 1)] if box else [0, -1, 0, -1, 0, -1]
         described = {
             "ID": f"Segment_{number + 1}",
             "Name": name,
             "Color": " ".join(f"{part / 255:.6g}" for part in COLOURS[number % len(COLOURS)]),
             "LabelValue": str(number + 1),
-            "Layer": "0",
+            "Layer": str(layer_of[name]),
             "Extent": " ".join(map(str, extent)),
             "Tags": f"TerminologyEntry:{_terminology(name)}|",
         }
         keys |= {f"Segment{number}_{key}": text for key, text in described.items()}
-    head = nrrd_header(values.shape, affine, "gzip", keys)
+    values = np.zeros((len(layers), *next(iter(masks.values())).shape), np.uint8, order="F")
+    for number, (name, mask) in enumerate(masks.items()):
+        values[layer_of[name], mask] = number + 1
+    head = nrrd_header(values.shape[1:] if len(layers) == 1 else values.shape, affine, "gzip", keys)
     path.write_bytes(head + gzip.compress(values.tobytes(order="F"), compresslevel=6, mtime=0))
 
 

@@ -72,7 +72,7 @@ def cases_door(app: CasesApp, states: CaseStates, leases: Leases) -> APIRouter:
     @router.post("/cases/open", summary="A client has a case open: how far it is, and who else has it open")
     def keep_open(request: Request, image: str, params: dict[str, Any] | None = None) -> dict[str, Any]:
         client, name = _who(request, params)
-        store = _store_with(app, image)
+        store = store_with(app, image)
         states.presence.note(image, client, name, OPEN_S)
         return {
             **states.of(image, store).as_json(),
@@ -143,13 +143,13 @@ def _download(store: VersionedDatastore, case: Case, name: str, kind: str, about
 
 def _reviewed_store_with(app: CasesApp, image: str) -> VersionedDatastore:
     """The datastore, which has this image and keeps versions; HTTPException if it does not."""
-    store = _store_with(app, image)
+    store = store_with(app, image)
     if not isinstance(store, VersionedDatastore):
         raise answer(409, "this server's datastore keeps no versions: serve a folder, or a DICOMweb archive")
     return store
 
 
-def _store_with(app: CasesApp, image: str) -> Datastore:
+def store_with(app: CasesApp, image: str) -> Datastore:
     """The datastore, which has this image; HTTPException 404 if it has not."""
     store = app.datastore()
     if image in store.list_images() or (isinstance(store, VersionedDatastore) and is_series_image(image)):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, HTTPException, Request
-from fastapi.responses import FileResponse, HTMLResponse, PlainTextResponse, RedirectResponse, Response
+from fastapi.responses import FileResponse, PlainTextResponse, RedirectResponse, Response
 from monailabel.config import settings as server_settings
 from monailabel.endpoints import ohif
 from starlette.concurrency import run_in_threadpool
@@ -19,14 +19,12 @@ from lib.serving.code_flow import ATTEMPT_S
 from lib.serving.forms import read_words
 from lib.serving.logins import NoLogin, TokenLogin
 from lib.serving.openid import OpenIdLogin
+from lib.serving.pages import NOT_KEPT, page
 from lib.serving.visitors import visitor_of
 
-PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>sam3d</title>
-<style>body{{font-family:sans-serif;max-width:34em;margin:4em auto;padding:0 1em}}
-input,button{{font-size:1em;padding:.3em}}
-[role=alert]{{color:#a00}}</style>{body}</html>"""
 START = """<h1>sam3d</h1><p>A MONAI Label server: clicks in a viewer become a 3D mask.</p>
 <ul><li><a href="ohif/">OHIF</a>, for studies in a DICOMweb archive
+<li><a href="cases/list">The cases</a>, and how far each is
 <li>3D Slicer: give its MONAI Label module the address of this page
 <li><a href="openapi.json">openapi.json</a>, what can be asked</ul>"""
 LOGOUT = """<form method="post" action="logout"><button>Log out</button></form>"""
@@ -40,13 +38,6 @@ AT_PROVIDER_TOO = """<meta http-equiv="refresh" content="0;url={address}">
 <p><a href="{address}">Log out of the provider too</a></p>"""
 # The browser's own secret while it is at the provider.
 ATTEMPT_COOKIE = "sam3d_login_attempt"
-NOT_KEPT = {"Cache-Control": "no-store"}
-POLICY = {
-    "Content-Security-Policy": (
-        "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
-    ),
-    **NOT_KEPT,
-}
 ICON = Path(ohif.__file__).resolve().parent / "static" / "favicon.ico"
 MAX_LOG_LINES = 10_000
 
@@ -57,7 +48,7 @@ def front_door(login: NoLogin | TokenLogin | OpenIdLogin) -> APIRouter:
 
     @router.get("/")
     def start(request: Request) -> Response:
-        return _page(START + (LOGOUT if login.is_asked_for and COOKIE in request.cookies else ""))
+        return page(START + (LOGOUT if login.is_asked_for and COOKIE in request.cookies else ""))
 
     @router.get("/favicon.ico")
     def icon() -> Response:
@@ -109,7 +100,7 @@ def _add_provider(router: APIRouter, login: OpenIdLogin) -> None:
         try:
             cookie, target = await run_in_threadpool(login.flow.finish, browser, request.query_params)
         except HTTPException as error:
-            return _page(REFUSED.format(sentence=escape(str(error.detail))), error.status_code)
+            return page(REFUSED.format(sentence=escape(str(error.detail))), error.status_code)
         reply = RedirectResponse(target, 303, headers=NOT_KEPT)
         set_cookie(reply, cookie, request.url.scheme == "https")
         return reply
@@ -119,7 +110,7 @@ def _add_provider(router: APIRouter, login: OpenIdLogin) -> None:
         back = str(request.url.replace(path=request.url.path.removesuffix("logout"), query="", fragment=""))
         address = await run_in_threadpool(login.flow.close, request.cookies.get(COOKIE, ""), back)
         # Not a redirect: a form of ours may lead to pages of ours only.
-        reply = _page(LOGGED_OUT + (AT_PROVIDER_TOO.format(address=escape(address)) if address else ""))
+        reply = page(LOGGED_OUT + (AT_PROVIDER_TOO.format(address=escape(address)) if address else ""))
         drop_cookie(reply)
         return reply
 
@@ -133,14 +124,14 @@ def _add_provider(router: APIRouter, login: OpenIdLogin) -> None:
 def _add_login(router: APIRouter, login: TokenLogin) -> None:
     @router.get("/login")
     def ask(next: str = "/") -> Response:
-        return _page(FORM.format(alert="", next=escape(_local(next))))
+        return page(FORM.format(alert="", next=escape(_local(next))))
 
     @router.post("/login")
     async def log_in(request: Request) -> Response:
         words = await read_words(request)
         target = _local(words.get("next", "/"))
         if not login.is_right(words.get("token", "").strip()):
-            return _page(FORM.format(alert='<p role="alert">This is not the token.</p>', next=escape(target)), 401)
+            return page(FORM.format(alert='<p role="alert">This is not the token.</p>', next=escape(target)), 401)
         reply = RedirectResponse(target, 303)
         set_cookie(reply, login.open(), request.url.scheme == "https")
         return reply
@@ -159,10 +150,6 @@ def _add_login(router: APIRouter, login: TokenLogin) -> None:
         if not login.is_right(given):
             raise answer(401, "this is not the token: give it as the password, with any user name")
         return {"access_token": given, "token_type": "Bearer"}
-
-
-def _page(body: str, status: int = 200) -> Response:
-    return HTMLResponse(PAGE.format(body=body), status, headers=POLICY)
 
 
 def _local(target: str) -> str:

@@ -86,6 +86,8 @@ ROUTES = (
     Served("PUT", "/datastore/label/info", A, Takes.WORDS, "store label info"),
     Served("GET", "/datastore/dataset", A, deed="read dataset"),
     Served("GET", "/cases/", U, deed="list cases"),
+    Served("GET", "/cases/list", U, deed="list cases"),
+    Served("GET", "/cases/view", U),
     Served("GET", "/cases/starts", U, deed="list labels"),
     Served("GET", "/cases/download", U, deed="download label"),
     # A page says so every few seconds.

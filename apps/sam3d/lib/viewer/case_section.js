@@ -11,6 +11,7 @@ const sam3dCaseSection = (() => {
   }
 
   const FORMATS = { nifti: 'NIfTI', nrrd: 'NRRD (3D Slicer)', dicom_seg: 'DICOM SEG', rtstruct: 'RTSTRUCT' };
+  const TO_REVIEW = '. Shift + A approves it, Shift + X sends it back';
 
   /* `server` is its address and `client` this browser's name there; `say` shows a sentence, `open` goes to a case, and
      `startFrom` puts a mask that there is on the screen. */
@@ -20,43 +21,22 @@ const sam3dCaseSection = (() => {
     element.innerHTML = `
       <div data-part="state"></div>
       <div data-part="others"></div>
-      <button data-deed="approve" hidden>Approve</button>
-      <button data-deed="send_back" hidden>Send back</button>
-      <button data-deed="review_next" hidden>Next to review</button>
-      <select data-part="start" data-needs-rest aria-label="Start from" hidden></select>
-      <select data-part="download" aria-label="Download" hidden><option value="">Download…</option></select>
+      <button data-deed="approve" title="Shift + A" hidden>Approve</button>
+      <button data-deed="send_back" title="Shift + X" hidden>Send back</button>
+      <button data-deed="review_next" title="Shift + N" hidden>Next to review</button>
+      <button data-deed="start" title="M" data-needs-rest>Start from…</button>
+      <button data-deed="download" title="D" hidden>Download…</button>
       <label>Your name <input data-part="name" maxlength="60" placeholder="for other annotators"></label>`;
     const part = (name) => element.querySelector(`[data-part=${name}]`);
     const button = (deed) => element.querySelector(`[data-deed=${deed}]`);
-    const section = { element, image: '', at: null, starts: [], nextLook: 0, nextLookForStarts: 0 };
+    const section = { element, image: '', at: null, nextLook: 0 };
     part('name').value = userName();
     part('name').onchange = () => {
       window.localStorage.setItem(NAME, part('name').value.trim());
       section.look();
     };
-    button('approve').onclick = () => review('approve', {});
-    button('send_back').onclick = async () => {
-      const comment = await askForComment();
-      if (comment) {
-        await review('send_back', { comment });
-      }
-    };
-    button('review_next').onclick = goToNext;
-    // A draft may have been made since, or a SEG stored.
-    part('start').onpointerenter = part('start').onfocus = () => Date.now() < section.nextLookForStarts || lookForStarts();
-    part('start').onchange = () => {
-      const start = section.starts[part('start').value];
-      part('start').value = '';
-      part('start').blur();
-      return startFrom(downloadAddress('nrrd', start), start);
-    };
-    part('download').append(...Object.entries(FORMATS).map(([format, name]) => new Option(name, format)));
-    part('download').onchange = () => {
-      const format = part('download').value;
-      part('download').value = '';
-      part('download').blur();
-      return download(format);
-    };
+    const deeds = { approve, send_back: sendBack, review_next: goToNext, start: chooseStart, download: chooseDownload };
+    Object.entries(deeds).forEach(([deed, does]) => { button(deed).onclick = does; });
 
     /* Asks now, and again when it is time. */
     section.look = async () => {
@@ -71,7 +51,15 @@ const sam3dCaseSection = (() => {
     section.follow = (image) => {
       section.image = image;
       section.nextLook = 0;
-      showStarts([]);
+    };
+    /* What a key asks for, whether or not it can be done. */
+    section.act = (deed) => deeds[deed]();
+    /* Shows the label that is to be reviewed. */
+    section.showNewest = async () => {
+      const newest = (await starts()).find(({ kind }) => kind === 'label');
+      if (newest) {
+        await startFrom(downloadAddress('nrrd', newest), newest, TO_REVIEW);
+      }
     };
     /* Said while the page goes away, which waits for no answer. */
     section.leave = () => {
@@ -92,22 +80,32 @@ const sam3dCaseSection = (() => {
       return url;
     }
 
-    async function lookForStarts() {
-      const { image } = section;
-      section.nextLookForStarts = Date.now() + LOOK_MS;
+    /* The newest first; none while the server does not answer. */
+    async function starts() {
       const reply = await fetch(address('starts')).catch(() => null);
-      if (reply && reply.ok && section.image === image) {
-        showStarts(await reply.json());
+      return reply && reply.ok ? reply.json() : [];
+    }
+
+    async function chooseStart() {
+      const found = await starts();
+      if (!found.length) {
+        say('There is nothing to start from yet: no version, no draft, no SEG', 'failed');
+        return;
+      }
+      const start = found[await sam3dChoiceDialog.ask('Start from', found.map((each) => sam3dStarts.optionText(each)))];
+      if (start) {
+        await startFrom(downloadAddress('nrrd', start), start);
       }
     }
 
-    /* Nothing is changed while nothing is new: the list may be open. */
-    function showStarts(starts) {
-      if (JSON.stringify(starts) !== JSON.stringify(section.starts) || !starts.length) {
-        section.starts = starts;
-        const options = starts.map((start, number) => new Option(sam3dStarts.optionText(start), number));
-        part('start').replaceChildren(new Option('Start from…', ''), ...options);
-        part('start').hidden = !starts.length;
+    async function chooseDownload() {
+      if (!section.at || !section.at.version) {
+        say('There is no label to download yet: submit one first', 'failed');
+        return;
+      }
+      const format = Object.keys(FORMATS)[await sam3dChoiceDialog.ask('Download the label as', Object.values(FORMATS))];
+      if (format) {
+        await download(format);
       }
     }
 
@@ -133,10 +131,6 @@ const sam3dCaseSection = (() => {
     }
 
     function show(at) {
-      const { version, state } = section.at || {};
-      if (version !== at.version || state !== at.state) {
-        lookForStarts();
-      }
       section.at = { ...section.at, ...at };
       part('state').textContent = sam3dCases.stateSentence(section.at, userName() || client);
       part('others').textContent = sam3dCases.othersSentence(section.at.also_open || []);
@@ -144,7 +138,26 @@ const sam3dCaseSection = (() => {
       const possible = sam3dCases.reviewsOf(section.at);
       ['approve', 'send_back'].forEach((deed) => { button(deed).hidden = !possible.includes(deed); });
       button('review_next').hidden = !section.at.may_review;
-      part('download').hidden = !section.at.version;
+      button('download').hidden = !section.at.version;
+    }
+
+    function approve() {
+      return mayDo('approve') && review('approve', {});
+    }
+
+    async function sendBack() {
+      const comment = mayDo('send_back') && await askForComment();
+      if (comment) {
+        await review('send_back', { comment });
+      }
+    }
+
+    function mayDo(deed) {
+      const isPossible = Boolean(section.at) && sam3dCases.reviewsOf(section.at).includes(deed);
+      if (!isPossible) {
+        say(sam3dCases.whyNot(section.at, deed), 'failed');
+      }
+      return isPossible;
     }
 
     async function review(deed, params) {
@@ -174,6 +187,7 @@ const sam3dCaseSection = (() => {
   function askForComment() {
     const dialog = document.createElement('dialog');
     dialog.id = 'sam3d-comment';
+    dialog.className = 'sam3d-dialog';
     dialog.innerHTML = `<form method="dialog">
       <label>What is to be done about this label?<br><textarea rows="4" cols="40" maxlength="2000" required></textarea></label><br>
       <button value="send">Send back</button> <button value="" formnovalidate>Cancel</button></form>`;
@@ -183,6 +197,7 @@ const sam3dCaseSection = (() => {
     return new Promise((resolve) => {
       dialog.onclose = () => {
         dialog.remove();
+        document.activeElement.blur(); // a button that was pressed by mouse got the keyboard back
         resolve(dialog.returnValue === 'send' ? dialog.querySelector('textarea').value.trim() : null);
       };
     });

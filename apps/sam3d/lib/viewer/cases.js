@@ -35,13 +35,21 @@ const sam3dCases = (() => {
     return [['approve', 'reviewed'], ['send_back', 'rejected']].filter(([, state]) => isThere && at.state !== state).map(([deed]) => deed);
   }
 
+  /* Why the label may not be judged so. */
+  function whyNot(at, deed) {
+    if (!at || !at.version) {
+      return 'There is no label to review yet';
+    }
+    return at.may_review ? `The label is ${deed === 'approve' ? 'approved' : 'sent back'} already` : 'Reviewing is left to others here';
+  }
+
   /* The case to review after this one: that whose label waits longest. */
   function nextToReview(cases, image) {
     const waiting = cases.filter(({ id, state }) => state === 'submitted' && id !== image);
     return waiting.reduce((first, each) => (!first || each.when < first.when ? each : first), null);
   }
 
-  return { stateSentence, othersSentence, reviewsOf, nextToReview };
+  return { stateSentence, othersSentence, reviewsOf, nextToReview, whyNot };
 })();
 if (typeof module !== 'undefined') {
   module.exports = sam3dCases;

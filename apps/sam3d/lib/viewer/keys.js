@@ -3,7 +3,12 @@
 const sam3dKeys = (() => {
   'use strict';
 
-  const LETTERS = { b: 'brush', e: 'eraser', c: 'click', n: 'next', o: 'outline', g: 'largest', f: 'layout', s: 'narrower', w: 'wider' };
+  const LETTERS = {
+    ...{ b: 'brush', e: 'eraser', c: 'click', n: 'next', o: 'outline', g: 'largest', f: 'layout', s: 'narrower', w: 'wider' },
+    ...{ d: 'download', m: 'start' },
+  };
+  /* A letter that slips says nothing to others: what a reviewer decides takes Shift. */
+  const WITH_SHIFT = { a: 'approve', x: 'send_back', n: 'review_next' };
   const HELP = [
     ['1 … 9', 'choose a label'],
     ['C', 'click'],
@@ -18,6 +23,11 @@ const sam3dKeys = (() => {
     ['F', 'one large view, all three'],
     ['Enter', 'submit the label'],
     ['N', 'next case'],
+    ['M', 'start from a mask that there is'],
+    ['D', 'download the label'],
+    ['Shift + A', 'approve the label'],
+    ['Shift + X', 'send it back, and say why'],
+    ['Shift + N', 'next label to review'],
     ['?', 'these keys'],
   ];
 
@@ -40,7 +50,8 @@ const sam3dKeys = (() => {
     if (key === ' ') {
       return 'masks';
     }
-    return key === 'Enter' ? 'submit' : LETTERS[key.toLowerCase()] || '';
+    const letter = key.toLowerCase();
+    return key === 'Enter' ? 'submit' : (shiftKey && WITH_SHIFT[letter]) || LETTERS[letter] || '';
   }
 
   return { actionOf, HELP };

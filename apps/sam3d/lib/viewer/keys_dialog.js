@@ -5,6 +5,7 @@ const sam3dKeysDialog = (() => {
   function show() {
     const dialog = document.createElement('dialog');
     dialog.id = 'sam3d-keys';
+    dialog.className = 'sam3d-dialog';
     const rows = sam3dKeys.HELP.map(([keys, meaning]) => `<tr><td><b>${keys}</b></td><td>${meaning}</td></tr>`);
     dialog.innerHTML = `<table>${rows.join('')}</table><form method="dialog"><button>Close</button></form>`;
     dialog.onclose = () => dialog.remove();

@@ -22,6 +22,7 @@
   const KEEP_MS = 1500; // after the last change
   const RECOUNT_MS = 300; // a brush changes the labelmap many times a second
   const REASON = 'sam3d.reason'; // why the next case is the next, for its page to say
+  const REVIEW = 'sam3d.review'; // the case whose label is to be reviewed, for its page to show
   const DROPPED = 'sam3d.dropped'; // when which drafts were done with
   const OUTLINES = 'sam3d.outlines'; // whether masks are lines
   const BRUSH = 'sam3d.brush'; // the radius of brushes in mm
@@ -40,6 +41,7 @@
 
   /* The first press in another viewport only made it the active one. */
   window.config.activateViewportBeforeInteraction = false;
+  window.config.extensions.push(sam3dLayout.extension);
 
   /* OHIF takes http://<host>:8000/ for the server on whatever port the page came from, keeps the last address in a
      cookie that all ports of a host share, and goes blank on a malformed one. */
@@ -82,7 +84,7 @@
 
   window.addEventListener('mouseup', () => {
     if (session && session.beforeStroke) {
-      session.strokeTimer = window.setTimeout(endStroke, STROKE_ENDS_MS, session);
+      awaitStroke(session);
     }
   }, true);
 
@@ -178,7 +180,9 @@
       areMasksHidden: false,
       made: [], // clicks (label, annotation) and strokes of brushes, the newest last
       beforeStroke: null, // the labelmap as the brush that is on it found it
-      strokeTimer: 0,
+      strokeTimer: 0, // until which the stroke may still be painted
+      changesBefore: 0, // of the labelmap, when the stroke began
+      afterStroke: [], // keys that were pressed meanwhile
       takenBack: [], // of those, the newest last
       reply: {}, // the params of the last answer
       recount: 0, // the timer of the next count of voxels
@@ -281,7 +285,11 @@
     const { viewports, activeViewportId } = services.viewportGridService.getState();
     const active = viewports.get(activeViewportId);
     const isAssigned = Boolean(active && active.displaySetInstanceUIDs && active.displaySetInstanceUIDs.length);
-    return isAssigned && cornerstone.cache.getVolumes().some((volume) => volume.loadStatus && volume.loadStatus.loaded);
+    return isAssigned && Boolean(loadedVolume());
+  }
+
+  function loadedVolume() {
+    return window.cornerstone.cache.getVolumes().find(({ loadStatus }) => loadStatus && loadStatus.loaded);
   }
 
   function adoptTabs(of) {
@@ -306,10 +314,14 @@
     tab.closest('.tab').dataset.sam3dFirst = '';
     of.element.dataset.folded = true;
     tab.click(); // which enters it
-    restoreDraft(of);
+    sam3dLayout.foldSeries();
+    sam3dLayout.fill(loadedVolume());
     showOutlines(of, areOutlined());
     say(of, window.sessionStorage.getItem(REASON) || HINT, 'idle');
     window.sessionStorage.removeItem(REASON);
+    const isReview = window.sessionStorage.getItem(REVIEW) === of.series;
+    window.sessionStorage.removeItem(REVIEW);
+    restoreDraft(of).then(() => isReview && !of.changes && of.section.showNewest());
   }
 
   function adoptPoints(of, points) {
@@ -645,10 +657,22 @@
   function beginStroke(of) {
     endStroke(of);
     of.beforeStroke = labelmap() ? copyOfLabelmap() : null;
+    of.changesBefore = of.changes;
+  }
+
+  /* What a drag painted is there when the button is let go of. What a mere press paints comes late, by the tool that is
+     chosen then: keys wait for it. */
+  function awaitStroke(of) {
+    if (of.changes !== of.changesBefore) {
+      endStroke(of);
+      return;
+    }
+    of.strokeTimer = window.setTimeout(endStroke, STROKE_ENDS_MS, of);
   }
 
   function endStroke(of) {
     window.clearTimeout(of.strokeTimer);
+    of.strokeTimer = 0;
     const before = of.beforeStroke;
     of.beforeStroke = null;
     const stroke = before && sam3dStrokes.difference(before, copyOfLabelmap());
@@ -657,6 +681,7 @@
       of.made.push({ stroke });
       of.takenBack = [];
     }
+    of.afterStroke.splice(0).forEach((what) => act(of, ...what));
   }
 
   /* A stroke's voxels as they were before it, or as it made them; nor is it sent along, until it is made again. */
@@ -739,7 +764,7 @@
   }
 
   /* A mask that there is already, in place of what is on the screen; clicks carry on from it. */
-  async function startFrom(of, address, start) {
+  async function startFrom(of, address, start, hint = '') {
     if (!mayLeave()) {
       return;
     }
@@ -749,16 +774,16 @@
       if (!reply.ok) {
         throw new Error(sam3dReplies.detailOf(await reply.text()) || `the server answered ${reply.status}`);
       }
-      const { voxels, names } = await sam3dReplies.readSegmentation(new Uint8Array(await reply.arrayBuffer()));
-      const volume = labelmap();
-      if (voxels.length !== volume.voxelManager.getCompleteScalarDataArray().length) {
-        throw new Error(`it has ${voxels.length} voxels, and the image has not; load the case again`);
-      }
+      const segmentation = await sam3dReplies.readSegmentation(new Uint8Array(await reply.arrayBuffer()));
       const points = of.panel.actions.pointprompts.current;
-      points.clearAllPoints();
       const segmentOf = Object.fromEntries(segments().map(({ label, segmentIndex }) => [label, segmentIndex]));
-      const { table, sentence } = sam3dStarts.toSegments(names, segmentOf, points.state.currentLabel);
-      setStart(of, voxels.map((value) => table[value]));
+      const found = sam3dStarts.toLabelmap(segmentation, segmentOf, points.state.currentLabel);
+      const volume = labelmap();
+      if (found.labelmap.length !== volume.voxelManager.getCompleteScalarDataArray().length) {
+        throw new Error(`it has ${found.labelmap.length} voxels, and the image has not; load the case again`);
+      }
+      points.clearAllPoints();
+      setStart(of, found.labelmap);
       of.startedFrom = sam3dStarts.keyOf(start);
       of.answered = Uint8Array.from(of.start);
       of.under = null;
@@ -768,7 +793,7 @@
       setUnsaved(of, false);
       dropDraft(of);
       showMasks(of, true);
-      end(`${sam3dStarts.nameOf(start)}: ${sentence}`, 'idle');
+      end(`${sam3dStarts.nameOf(start)}: ${found.sentence}${hint}`, 'idle');
     } catch (error) {
       end(`That cannot be started from: ${error.message}`, 'failed');
     }
@@ -1033,6 +1058,10 @@
     if (isRepeat && !['undo', 'redo', 'narrower', 'wider'].includes(what)) {
       return;
     }
+    if (of.strokeTimer) {
+      of.afterStroke.push([action, isRepeat]);
+      return;
+    }
     const deeds = {
       label: () => chooseNumber(of, Number(number)),
       click: () => chooseTool(of, 'Click'),
@@ -1048,6 +1077,8 @@
       wider: () => setBrush(of, brushMm() + 1),
       submit: () => of.isRunning || submit(of),
       next: () => of.isRunning || goToNextCase(of),
+      ...Object.fromEntries(['start', 'download', 'approve', 'send_back', 'review_next'].map((deed) => (
+        [deed, () => of.isRunning || of.section.act(deed)]))),
       help: () => sam3dKeysDialog.show(),
     };
     deeds[what]();
@@ -1088,10 +1119,12 @@
     goToStudy(response.data.StudyInstanceUID, `Next case: ${response.data.reason}`);
   }
 
-  /* Loads another study, whose page says why; unless there are changes to stay for. */
-  function goToStudy(study, reason) {
+  /* Loads another study, whose page says why, and shows the label of the case that is to be reviewed; unless there are
+     changes to stay for. */
+  function goToStudy(study, reason, toReview = '') {
     if (mayLeave()) {
       window.sessionStorage.setItem(REASON, reason);
+      window.sessionStorage.setItem(REVIEW, toReview);
       const address = new URL(window.location.href);
       address.search = new URLSearchParams({ StudyInstanceUIDs: study });
       window.location.assign(address);
@@ -1104,7 +1137,7 @@
     const reply = await fetch(address);
     const info = reply.ok ? await reply.json() : {};
     if (info.StudyInstanceUID) {
-      goToStudy(info.StudyInstanceUID, 'A label to review');
+      goToStudy(info.StudyInstanceUID, 'A label to review', image);
     } else {
       say(of, `${image} is no DICOM study, so this viewer cannot show it`, 'failed');
     }
@@ -1150,7 +1183,7 @@
       client: CLIENT,
       say: (sentence, state) => say(of, sentence, state),
       open: (image) => goToCase(of, image),
-      startFrom: (address, start) => startFrom(of, address, start),
+      startFrom: (...what) => startFrom(of, ...what),
     });
     of.section.follow(of.series);
     bar.querySelector('#sam3d-volumes').after(of.section.element);

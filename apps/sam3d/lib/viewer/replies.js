@@ -47,7 +47,8 @@ const sam3dReplies = (() => {
     return bytes.subarray(voxels);
   }
 
-  /* The voxels of a segmentation as the server packs one (NRRD), and the names of its values. */
+  /* The voxels of a segmentation as the server packs one (NRRD), those of its layers side by side, and the name, value and
+     layer of each structure. */
   async function readSegmentation(bytes) {
     const start = endOf(bytes, 0, [LF, LF]);
     const header = new TextDecoder().decode(bytes.subarray(0, start));
@@ -56,12 +57,10 @@ const sam3dReplies = (() => {
     }
     const unpacked = new Blob([bytes.subarray(start)]).stream().pipeThrough(new DecompressionStream('gzip'));
     const voxels = new Uint8Array(await new Response(unpacked).arrayBuffer());
-    const names = {};
-    for (const [, number, name] of header.matchAll(/^Segment(\d+)_Name:=(.*)$/gm)) {
-      const [, value] = new RegExp(`^Segment${number}_LabelValue:=(\\d+)$`, 'm').exec(header);
-      names[value] = name;
-    }
-    return { voxels, names };
+    const told = (number, key) => Number(new RegExp(`^Segment${number}_${key}:=(\\d+)$`, 'm').exec(header)[1]);
+    const structures = [...header.matchAll(/^Segment(\d+)_Name:=(.*)$/gm)].map(([, number, name]) => (
+      { name, value: told(number, 'LabelValue'), layer: told(number, 'Layer') }));
+    return { voxels, nLayers: Math.max(1, ...structures.map(({ layer }) => layer + 1)), structures };
   }
 
   /* How many voxels each value of a labelmap has. */

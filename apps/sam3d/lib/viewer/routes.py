@@ -23,8 +23,9 @@ OHIF = Path(ohif.__file__).resolve().parent / "static" / "ohif"
 PAGE_SCRIPTS = tuple(
     Path(__file__).with_name(f"{name}.js")
     for name in (
-        *("cases", "connection", "drafts", "keys", "painting", "palette", "replies", "slices", "starts", "strokes"),
-        *("training", "scores", "styles", "keys_dialog", "labelmap", "case_section", "page"),
+        *("body", "cases", "connection", "drafts", "keys", "painting", "palette", "replies", "slices", "starts"),
+        *("strokes", "training", "scores", "styles", "keys_dialog", "choice_dialog", "labelmap", "layout"),
+        *("case_section", "page"),
     )
 )
 # What no page of the viewer is called.
