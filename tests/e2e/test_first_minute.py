@@ -128,10 +128,11 @@ def test_one_press_in_any_viewport_is_a_mask_and_its_size(sized: Viewer, case: C
 
 
 def test_a_press_beside_the_image_is_no_click(sized: Viewer, case: Case) -> None:
+    sized.page.evaluate(ZOOM, "mpr-axial")  # so that the viewport shows what lies around the image
     box = sized.page.evaluate(BOX, "mpr-axial")
     asked: list[str] = []
     sized.page.on("request", lambda request: asked.append(request.url) if "/infer/" in request.url else None)
-    sized.page.mouse.click(box["x"] + 0.5 * box["width"], box["y"] + 0.08 * box["height"])  # above the patient
+    sized.page.mouse.click(box["x"] + 0.5 * box["width"], box["y"] + 0.08 * box["height"])
     expect(sized.status).to_have_text("That is outside of the image: no click was made")
     assert asked == []
     press(sized, case, case.deepest("lesion"), "axial")
