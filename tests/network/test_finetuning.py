@@ -157,14 +157,16 @@ def test_the_shares_of_a_team_are_the_whole_in_order(size: int, count: int) -> N
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
-def chain_gradients(numbers: list[int], seed: int = 0, has_bfloat16: bool = False) -> dict[str, torch.Tensor]:
+def chain_gradients(
+    numbers: list[int], seed: int = 0, has_bfloat16: bool = False, share: float = 0.5
+) -> dict[str, torch.Tensor]:
     """What samples of plain objects leave on the tuned parameters of a small network."""
     network = small_network()
     network.freeze_sam()
     mixture = Mixture([MadeVolumes(shown_plain, PLAIN_USES, 7)], [1.0])
     learn = learn_chains(network, mixture, replace(PLAN, seed=seed, has_bfloat16=has_bfloat16))
     for number in numbers:
-        learn(number, 0.5)
+        learn(number, share)
     return {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
 
 
@@ -172,8 +174,10 @@ def test_a_chain_is_decided_by_its_number_and_those_of_a_step_add_up() -> None:
     first, second, both = chain_gradients([4]), chain_gradients([5]), chain_gradients([4, 5])
     tuned = set(tuned_names(small_network()))
     assert set(both) == tuned
+    whole = chain_gradients([4], share=1.0)
     for name, gradient in both.items():
         torch.testing.assert_close(gradient, first[name] + second[name], rtol=1e-3, atol=1e-6)
+        torch.testing.assert_close(whole[name], 2 * first[name], rtol=1e-3, atol=1e-6)
     other, rough = chain_gradients([4], seed=1), chain_gradients([4], has_bfloat16=True)
     name = "mask_decoder.up.0.first.0.weight"
     assert not torch.equal(first[name], second[name])
