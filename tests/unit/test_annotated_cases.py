@@ -25,7 +25,7 @@ def label_map() -> np.ndarray:
     labels = np.zeros(SHAPE, np.uint8)
     labels[5:12, 6:12, 4:9] = 1
     labels[25:33, 20:30, 12:20] = 1
-    labels[0, 0, 0] = 1
+    labels[38, 34, 22] = 1
     labels[20:24, 3:15, 3:20] = 2
     return labels
 
