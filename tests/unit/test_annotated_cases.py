@@ -12,7 +12,7 @@ from lib.geometry import PatchGrid
 from lib.learning.case_subjects import AnnotatedCases
 from lib.learning.cases import Case, CaseStore
 from lib.learning.subjects import Subject
-from lib.retraining.rehearsal import SHARES, rehearse
+from lib.retraining.rehearsal import rehearse
 from network.small_networks import card_of
 from volumes_on_disk import write_nifti
 
@@ -98,11 +98,12 @@ def test_half_of_what_is_rehearsed_is_annotated_and_its_seed_decides_the_rest(tm
         mixture = rehearse(own, seed)
         return [mixture.draw(n, np.random.default_rng([5, n])) for n in range(count)]
 
-    keys = [subject.volume.key for subject in drawn(0, 40)]
     annotated = store.open("case").volume.key
-    assert abs(keys.count(annotated) / 40 - SHARES[0]) < 0.2
-    first, again, other = (
-        [float(np.abs(subject.volume.array).sum()) for subject in drawn(seed, 8)] for seed in (0, 0, 1)
-    )
-    assert first == again
-    assert first != other
+    keys = [subject.volume.key for subject in drawn(0, 40)]
+    assert 12 <= keys.count(annotated) <= 28
+    again, other = ([subject.volume.key for subject in drawn(seed, 16)] for seed in (0, 1))
+    assert again == keys[:16]
+    # Which pool a sample is of goes by its own numbers: of what is made up, none is the same.
+    for first, second in zip(keys, other, strict=False):
+        assert (first == second) is (first == annotated)
+    assert len(set(keys[:16])) > 5
