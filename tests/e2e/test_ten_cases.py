@@ -211,7 +211,7 @@ def check_export(server: Server, cases: list[Case], folder: Path) -> None:
     command = [sys.executable, str(APP / "cli.py"), "export", "--studies", str(server.studies), "--format", "datalist"]
     own = ["--labels", server.conf["labels"], "--train-on", "reviewed", "--out", str(folder / "set")]
     subprocess.run([*command, *own], check=True, env={"HOME": str(folder), "PATH": "/usr/bin:/bin"})
-    (listing,) = (folder / "set").glob("*.json")
+    listing = folder / "set" / "datalist.json"
     told = json.loads(listing.read_text())
     parts = [name for name, value in told.items() if value and isinstance(value, list) and "label" in value[0]]
     found = [entry for part in parts for entry in load_decathlon_datalist(str(listing), data_list_key=part)]
