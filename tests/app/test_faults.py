@@ -87,7 +87,7 @@ def test_a_full_disk_loses_no_label(server: Server, disk: Path) -> None:
         assert np.array_equal(stored(server), label(1))
         assert server.infer({"lesion": [[5, 5, 5]]}).status == 200
     assert len(list((disk / "label_versions/case/final").glob("*.json"))) == versions
-    assert not [path for path in disk.rglob(".*") if path.name not in (".lock", ".serving")]
+    assert not [path for path in disk.rglob(".*") if path.name not in (".identity", ".lock", ".serving")]
     assert put(server, 3).status_code == 200
     assert np.array_equal(stored(server), label(3))
 
