@@ -56,18 +56,19 @@ def mounted_elsewhere(studies: Path, tmp_path_factory: pytest.TempPathFactory) -
     return folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
+    """Ended with each file: what comes after may need the memory."""
     with Nodes(tmp_path_factory.mktemp("nodes")) as running:
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def scheduler(nodes: Nodes) -> Node:
     return nodes.scheduler()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def workers(nodes: Nodes, scheduler: Node, studies: Path, mounted_elsewhere: Path) -> list[Node]:
     """Two that nobody kills."""
     started = [nodes.worker(scheduler.address, root) for root in (studies, mounted_elsewhere)]
