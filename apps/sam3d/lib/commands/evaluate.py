@@ -95,7 +95,8 @@ def _evaluate_together(args: argparse.Namespace) -> int:
     from lib.weights.checkpoints import open_network
     from lib.works.evaluate import evaluate_together
 
-    settings, link = settings_of(args), Link(settings_of(args).cluster)
+    settings = settings_of(args)
+    link = Link(settings.cluster)
     root = (args.data if args.data.is_dir() else args.data.parent).resolve()
     game = Game(args.clicks, args.tolerance_mm or TOLERANCE_MM, args.baselines)
     here = lru_cache(maxsize=1)(lambda: load_predictor(settings))

@@ -13,10 +13,10 @@ from lib.boxes import CONNECTED_26, Index
 from lib.cache import ByteCache
 from lib.learning.case_cache import Region
 from lib.learning.cases import CaseStore
-from lib.learning.subjects import Subject
+from lib.learning.subjects import FEWEST_VOXELS, Subject
 
-# Parts of fewer voxels, or smaller than this share of the largest one, are taken for slips of the hand.
-FEWEST_VOXELS, SMALLEST_PART = 20, 0.02
+# Parts smaller than this share of the largest one, or of fewer than FEWEST_VOXELS, are taken for slips of the hand.
+SMALLEST_PART = 0.02
 # How fast the chance to be drawn grows with a part's voxels: large ones rather than small ones, each now and then.
 SIZE_POWER = 0.25
 # What the masks of subjects, and how deep their voxels lie, may hold in memory.

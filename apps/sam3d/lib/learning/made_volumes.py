@@ -11,7 +11,7 @@ from scipy import ndimage
 from lib.images.preprocess import intensity_of
 from lib.images.volumes import Volume, make_volume
 from lib.learning.case_cache import Region
-from lib.learning.subjects import Subject
+from lib.learning.subjects import FEWEST_VOXELS, Subject
 from lib.random_streams import RandomStream, generator
 from lib.settings import PRESETS, Intensity
 from lib.synthesis.phantoms import Phantom, practice_phantom
@@ -32,7 +32,6 @@ ORGANS = frozenset(
         *("aorta", "vena_cava", "vessel"),
     }
 )
-FEWEST_VOXELS = 20
 
 
 class ShownVolume:
@@ -85,6 +84,11 @@ class MadeVolumes:
             volume = self._make(generator(RandomStream.PRACTICE_VOLUME, *self._seed, place, generation))
             self._volumes[place] = generation, volume
         return self._volumes[place][1].subject(rng)
+
+
+def make_pools(seed: int) -> tuple[MadeVolumes, MadeVolumes]:
+    """The phantoms and the plain objects that the seed decides."""
+    return MadeVolumes(shown_phantom, PHANTOM_USES, 0, seed), MadeVolumes(shown_plain, PLAIN_USES, 1, seed)
 
 
 def phantom_target(rng: np.random.Generator, phantom: Phantom) -> Mask | None:

@@ -19,6 +19,8 @@ from lib.settings import Intensity
 
 Floats = NDArray[np.float32]
 
+# Of the smallest object to practise on.
+FEWEST_VOXELS = 20
 # How often a first click is in the middle, and how often anywhere, deeper places rather than others.
 MIDDLE_SHARE, DEEP_SHARE = 0.45, 0.4
 INVERTED_SHARE, GAMMA_SHARE, NOISE_SHARE, BLUR_SHARE = 0.15, 0.3, 0.3, 0.15

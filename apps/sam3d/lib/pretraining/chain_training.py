@@ -19,7 +19,7 @@ from torch import Tensor
 from lib.errors import TrainingError
 from lib.learning.chains import Practice, practise_number
 from lib.learning.distributed import Team
-from lib.learning.made_volumes import PHANTOM_USES, PLAIN_USES, MadeVolumes, shown_phantom, shown_plain
+from lib.learning.made_volumes import make_pools
 from lib.learning.optimisers import MuonWithAdamW
 from lib.learning.pools import Mixture
 from lib.learning.resumable import learn
@@ -114,8 +114,7 @@ class ChainLearner:
         self.processor_seconds = 0.0
         # By the leader's clock, and of all runs that this one goes on from.
         self.seconds = 0.0
-        phantoms = MadeVolumes(shown_phantom, PHANTOM_USES, 0, plan.seed)
-        plain = MadeVolumes(shown_plain, PLAIN_USES, 1, plan.seed)
+        phantoms, plain = make_pools(plan.seed)
         self._mixture = Mixture([phantoms, plain], [PHANTOM_SHARE_ALONE, 1 - PHANTOM_SHARE_ALONE])
         if groups:
             shares = [PHANTOM_SHARE, 1 - PHANTOM_SHARE - REAL_SHARE, REAL_SHARE]

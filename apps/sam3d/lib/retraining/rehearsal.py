@@ -6,7 +6,7 @@ knew while it learns something new (rehearsal, Robins 1995) keeps both; the gate
 
 from __future__ import annotations
 
-from lib.learning.made_volumes import PHANTOM_USES, PLAIN_USES, MadeVolumes, shown_phantom, shown_plain
+from lib.learning.made_volumes import make_pools
 from lib.learning.pools import Mixture, Pool
 
 # How often a sample is of the annotated cases, of phantoms and of plain objects.
@@ -15,6 +15,4 @@ SHARES = (0.5, 0.25, 0.25)
 
 def rehearse(own: Pool, seed: int) -> Mixture:
     """The annotated cases, and phantoms and plain objects that the seed decides."""
-    phantoms = MadeVolumes(shown_phantom, PHANTOM_USES, 0, seed)
-    plain = MadeVolumes(shown_plain, PLAIN_USES, 1, seed)
-    return Mixture([own, phantoms, plain], SHARES)
+    return Mixture([own, *make_pools(seed)], SHARES)
